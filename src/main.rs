@@ -1,0 +1,2 @@
+//! carve
+fn main(){}
