@@ -1,2 +1,36 @@
-//! carve
-fn main(){}
+//! The `carve` command: reads its arguments, runs one verb, answers with an exit code.
+//!
+//! What a verb does stands in its own file under `verbs/`; what a VM is, in the
+//! libraries. Here is only the way in and out.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod cli;
+mod exit;
+mod log;
+mod preflight;
+mod terminal;
+mod verbs;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use cli::Verb;
+
+fn main() -> ExitCode {
+    let start = Instant::now();
+    let cli = match cli::parse() {
+        Ok(cli) => cli,
+        Err(refused) => return refused,
+    };
+    if let Err(error) = log::init(&cli.log) {
+        return exit::own_error(&error);
+    }
+    let done = match cli.verb {
+        Verb::Run(args) => return verbs::run::run(&args, start),
+        Verb::Doctor(args) => verbs::doctor::run(&args),
+        Verb::Completions(args) => verbs::completions::run(&args),
+        Verb::Man(args) => verbs::man::run(&args),
+    };
+    done.unwrap_or_else(|error| exit::own_error(error.as_ref()))
+}

@@ -1,1 +1,18 @@
-//! devices
+//! What a guest finds on its buses: the bus itself, interrupt lines, the I/O APIC and the few
+//! legacy devices an x86 kernel expects.
+//!
+//! Devices here speak their specifications and nothing else. They know no KVM types, open no
+//! paths and take no policy decisions: they get opened sinks, interrupt lines and callbacks, and
+//! what a guest asks of the machine as a whole (power off, reset, panic) comes back as an
+//! [`bus::Action`] from the write that asked for it.
+//!
+//! The guest is hostile. No sequence of accesses, of any width, makes a device panic, block or
+//! log without bound.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod bus;
+pub mod interrupt;
+pub mod ioapic;
+pub mod legacy;
+pub mod rate_limit;

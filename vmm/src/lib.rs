@@ -1,1 +1,22 @@
-//! vmm
+//! One virtual machine on KVM: built from a configuration, run, reset and ended.
+//!
+//! [`run()`] is the whole of it for a caller: it blocks until the guest has ended and says how.
+//! KVM is met in [`kvm`], the machine's shape in [`machine`], everything the guest sees on its
+//! buses in the crate `devices`, and what it finds at its first instruction in the crate `boot`.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod console;
+mod event_loop;
+pub mod host;
+pub mod kvm;
+pub mod machine;
+pub mod outcome;
+mod request;
+mod resets;
+mod run;
+mod signals;
+pub mod timings;
+
+pub use console::Console;
+pub use outcome::{End, Outcome};
+pub use run::{Error, RunOptions, run};

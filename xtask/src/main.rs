@@ -1,2 +1,63 @@
-//! xtask
-fn main(){}
+//! Developer tasks of Carve, run as `cargo xtask TASK`: guests to boot, a KVM host to boot them on, tests and
+//! measurements. Nothing here is part of what users install.
+
+mod apt;
+mod child;
+mod cpio;
+mod decompress;
+mod files;
+mod guest;
+mod host;
+mod initramfs;
+mod kernels;
+mod modules;
+mod percent;
+mod process;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::workspace::Workspace;
+
+/// Developer tasks of Carve
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+enum Task {
+    /// Fetch stock kernels and build initramfs images for them
+    Guest(guest::Arguments),
+    /// Run a command on a KVM host: this machine, or an emulated one that sees the same files
+    Host(host::Arguments),
+    /// First process of the emulated host
+    #[command(hide = true)]
+    HostAgent,
+}
+
+fn main() -> ExitCode {
+    let workspace = Workspace::find();
+    let result: Result<ExitCode, Box<dyn std::error::Error>> = match Task::parse() {
+        Task::Guest(arguments) => done(guest::run(&workspace, &arguments)),
+        Task::Host(arguments) => {
+            host::run(&workspace, &arguments).map(ExitCode::from).map_err(Into::into)
+        }
+        Task::HostAgent => host::agent::run(),
+    };
+    result.unwrap_or_else(|error| {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            message.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        eprintln!("xtask: {message}");
+        ExitCode::from(125)
+    })
+}
+
+fn done<E: std::error::Error + 'static>(
+    result: Result<(), E>,
+) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    result?;
+    Ok(ExitCode::SUCCESS)
+}

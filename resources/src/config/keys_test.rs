@@ -1,0 +1,96 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::config::VmSpec;
+
+/// A spec that sets every key.
+const EVERYTHING: &str = r#"
+name = "a"
+kernel = "k"
+initrd = "i"
+cmdline = "c"
+vcpus = 1
+hugepages = "2MiB"
+on_reboot = "exit"
+topology = { sockets = 1, cores = 1, threads = 1 }
+memory = { size = "512MiB", backing = "memfd", transparent_hugepages = false, prefault = true }
+boot = { protocol = "pvh", extract = false }
+devices = { debug_exit = true }
+"#;
+
+fn leaves(table: &toml::Table, prefix: &str, paths: &mut BTreeSet<String>) {
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(inner) => leaves(inner, &format!("{prefix}{key}."), paths),
+            _ => drop(paths.insert(format!("{prefix}{key}"))),
+        }
+    }
+}
+
+#[test]
+fn every_key_of_the_schema_is_documented_and_every_documented_key_exists() {
+    let spec: VmSpec = toml::from_str(EVERYTHING).unwrap();
+    // Exhaustive: a field added to the schema and not here is caught.
+    let VmSpec {
+        name: Some(_),
+        kernel: Some(_),
+        initrd: Some(_),
+        cmdline: Some(_),
+        vcpus: Some(_),
+        hugepages: Some(_),
+        on_reboot: Some(_),
+        topology: Some(_),
+        memory: _,
+        boot: _,
+        devices: _,
+    } = &spec
+    else {
+        panic!("EVERYTHING misses a key: {spec:?}");
+    };
+    let mut schema = BTreeSet::new();
+    leaves(&toml::Table::try_from(&spec).unwrap(), "", &mut schema);
+    let documented: BTreeSet<String> = KEYS
+        .iter()
+        .filter(|key| !KEYS.iter().any(|k| k.path.starts_with(&format!("{}.", key.path))))
+        .map(|key| key.path.to_owned())
+        .collect();
+    assert_eq!(schema, documented);
+}
+
+#[test]
+fn the_user_guide_lists_every_key_as_documented_here() {
+    let guide = include_str!("../../../docs/user/config.md");
+    let cell = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
+    for key in KEYS {
+        let row = format!(
+            "| `{}` | {} | {} | {} | {} |",
+            key.path,
+            key.takes,
+            key.default,
+            cell(key.flag),
+            key.meaning
+        );
+        assert!(guide.contains(&row), "docs/user/config.md lacks the row\n{row}");
+    }
+}
+
+#[test]
+fn misspelt_keys_find_the_key_meant() {
+    for (written, meant) in [
+        ("cpus", "vcpus"),
+        ("vcpu", "vcpus"),
+        ("mem", "memory"),
+        ("kernal", "kernel"),
+        ("memory.szie", "memory.size"),
+        ("memory.prefalt", "memory.prefault"),
+        ("hugepage", "hugepages"),
+        ("reboot", "on_reboot"),
+        ("prefault", "memory.prefault"),
+        ("boot.protocoll", "boot.protocol"),
+    ] {
+        assert_eq!(nearest(written), Some(meant), "{written}");
+    }
+    for stranger in ["colour", "memory.colour", "x", "boot.x"] {
+        assert_eq!(nearest(stranger), None, "{stranger}");
+    }
+}

@@ -1,0 +1,40 @@
+//! The schema of a VM.
+//!
+//! Flags and files say the same things in the same words, so both become a
+//! [`VmSpec`], where every key is optional. Specs are laid over one another
+//! (flags over the file) and resolved once, defaults filled in, into a
+//! [`VmConfig`], which only ever exists valid:
+//!
+//! ```text
+//! flags ─────────────> VmSpec ─┐
+//!                              ├─ resolve ─> VmConfig, or every Problem
+//! file ─> File::parse ─> VmSpec┘
+//! ```
+//!
+//! [`KEYS`] documents each key (what it takes, its range and its default) for help
+//! texts, the user guide and error messages. A new kind of device adds a struct
+//! of its own here, one field in [`VmSpec`] and [`VmConfig`], and its keys.
+//!
+//! Everything in this module is pure: no file is opened here.
+
+mod file;
+mod keys;
+mod memory;
+mod name;
+mod options;
+mod problem;
+mod spec;
+mod topology;
+mod vm;
+mod words;
+
+pub use file::File;
+pub use keys::{KEYS, Key, key};
+pub use memory::{Backing, HugePageSize, Memory, MemorySpec, NotAHugePageSize};
+pub use name::{InvalidName, Name};
+pub use options::{Boot, BootProtocol, BootSpec, Devices, DevicesSpec, OnReboot};
+pub use problem::{Error, Location, Problem};
+pub use spec::VmSpec;
+pub use topology::{ParseTopologyError, Topology};
+pub use vm::{Conflict, MAX_VCPUS, MIN_MEMORY, VmConfig, load};
+pub use words::UnknownWord;

@@ -1,0 +1,158 @@
+//! The machine a guest sees, tested with guests of a few instructions on this host's own KVM.
+#![allow(clippy::unwrap_used, unsafe_code, missing_docs)]
+
+mod support;
+
+use std::process::Command;
+use std::time::Duration;
+
+use support::payload::{self, elf};
+use support::{Finished, Running, have_kvm, run};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Runs a payload with extra arguments until it ends.
+#[track_caller]
+fn guest(code: &[u8], arguments: &[&str]) -> Finished {
+    let kernel = elf(code);
+    Running::start(run(&kernel).args(["--memory", "128MiB"]).args(arguments)).finish(SOON)
+}
+
+macro_rules! kvm_tests {
+    ($($(#[$attribute:meta])* fn $name:ident() $body:block)+) => {
+        $($(#[$attribute])* #[test] fn $name() { if have_kvm() { $body } })+
+    };
+}
+
+kvm_tests! {
+    fn power_off_exits_with_0_and_prints_nothing() {
+        let finished = guest(payload::power_off(), &[]).expect(0);
+        assert_eq!((finished.text(), finished.stderr), (String::new(), String::new()));
+    }
+
+    fn a_string_instruction_reaches_the_port_byte_by_byte() {
+        assert_eq!(guest(payload::hello(), &[]).expect(0).text(), "hello\n");
+    }
+
+    fn a_reset_ends_the_run_when_asked_to() {
+        assert_eq!(guest(payload::reset(), &["--no-reboot"]).expect(0).text(), ".");
+    }
+
+    fn the_keyboard_controller_resets_too() {
+        guest(payload::reset_i8042(), &["--no-reboot"]).expect(0);
+    }
+
+    fn a_guest_that_only_resets_is_ended_after_the_eleventh() {
+        let finished = guest(payload::reset(), &[]).expect(1);
+        assert_eq!(finished.text(), ".".repeat(11));
+        assert!(finished.stderr.contains("11") && finished.stderr.contains("10 s"), "{}", finished.stderr);
+    }
+
+    fn a_triple_fault_is_reported_with_registers_or_why_there_are_none() {
+        let finished = guest(payload::triple_fault(), &[]).expect(1);
+        assert!(finished.stderr.contains("triple fault on vCPU 0"), "{}", finished.stderr);
+        let registers = finished.stderr.contains("rbx 0x1122334455667788");
+        assert!(registers || finished.stderr.contains("KVM resets them"), "{}", finished.stderr);
+    }
+
+    fn code_outside_memory_is_a_crash_with_the_address() {
+        let finished = guest(payload::run_into_nowhere(), &[]).expect(1);
+        assert!(finished.stderr.contains("0x00000000d0000000"), "{}", finished.stderr);
+    }
+
+    fn the_debug_exit_port_is_absent_unless_asked_for() {
+        guest(payload::debug_exit(), &[]).expect(0);
+        guest(payload::debug_exit(), &["--debug-exit"]).expect(42 << 1 | 1);
+    }
+
+    fn a_reset_after_a_panic_event_is_a_panic() {
+        let finished = guest(payload::panic(), &[]).expect(1);
+        assert!(finished.stderr.contains("panic"), "{}", finished.stderr);
+    }
+
+    fn absent_ports_and_addresses_read_all_ones_at_every_width() {
+        assert_eq!(guest(payload::absent(), &[]).expect(0).text(), "YYYYYYYY");
+    }
+
+    fn an_interrupt_reaches_its_handler_through_the_io_apic() {
+        assert_eq!(guest(payload::interrupt(), &[]).expect(0).text(), ".I");
+    }
+
+    fn a_mebibyte_of_output_arrives_whole() {
+        let line = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+\n";
+        assert!(guest(payload::flood(), &[]).expect(0).text() == line.repeat(16384));
+    }
+
+    fn input_larger_than_every_buffer_arrives_whole() {
+        let kernel = elf(payload::echo());
+        let mut guest = Running::start(&mut run(&kernel));
+        let sent: Vec<u8> = (0..30_000u32).map(|i| b'A' + (i % 26) as u8).chain([b'q']).collect();
+        guest.send(&sent);
+        assert!(guest.finish(SOON).expect(0).stdout == sent);
+    }
+
+    fn input_from_a_file_arrives_whole() {
+        let kernel = elf(payload::echo());
+        let sent: Vec<u8> = (0..30_000u32).map(|i| b'A' + (i % 26) as u8).chain([b'q']).collect();
+        let input = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(input.path(), &sent).unwrap();
+        let output = run(&kernel).stdin(input.reopen().unwrap()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        assert!(output.stdout == sent);
+    }
+
+    fn signals_end_a_guest_that_never_leaves_kvm() {
+        for code in [payload::spin(), payload::halt()] {
+            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+                let kernel = elf(code);
+                let mut guest = Running::start(&mut run(&kernel));
+                guest.wait_for(".", SOON);
+                guest.signal(signal);
+                guest.finish(SOON).expect(128 + signal);
+            }
+        }
+    }
+
+    fn kicks_are_not_lost_however_early_they_come() {
+        let kernel = elf(payload::spin());
+        for delay in 0..40 {
+            let guest = Running::start(&mut run(&kernel));
+            std::thread::sleep(Duration::from_micros(delay * 150));
+            guest.signal(libc::SIGTERM);
+            let finished = guest.finish(SOON);
+            // Before Carve has taken signals over, the default action ends it.
+            use std::os::unix::process::ExitStatusExt;
+            let by_signal = finished.status.signal() == Some(libc::SIGTERM);
+            assert!(by_signal || finished.code() == 143, "{finished:?}");
+        }
+    }
+
+    fn a_reader_that_goes_away_ends_the_run() {
+        let kernel = elf(payload::flood());
+        let mut command = run(&kernel);
+        let line = format!("exec {} run --log-level error --kernel {}", command_path(&mut command), kernel.display());
+        let script = format!("({line}; echo $? >&2) | head -c 10");
+        let output = Command::new("sh").args(["-c", &script.replace("exec ", "")]).output().unwrap();
+        assert_eq!(output.stdout.len(), 10);
+        assert_eq!(String::from_utf8_lossy(&output.stderr).trim(), "141");
+    }
+
+    fn every_vcpu_starts_on_one_and_on_many() {
+        for vcpus in [2, 8, 64] {
+            let line = format!("a={:04x}", vcpus - 1);
+            guest(payload::start_others(), &["--cpus", &vcpus.to_string(), "--cmdline", &line]).expect(0);
+        }
+    }
+
+    fn two_guests_at_once_do_not_disturb_each_other() {
+        let kernel = elf(payload::flood());
+        let guests: Vec<_> = (0..2).map(|_| Running::start(&mut run(&kernel))).collect();
+        for guest in guests {
+            assert_eq!(guest.finish(SOON).expect(0).stdout.len(), 1 << 20);
+        }
+    }
+}
+
+fn command_path(command: &mut Command) -> String {
+    command.get_program().to_string_lossy().into_owned()
+}

@@ -1,0 +1,127 @@
+//! Stock kernels to boot: the guests that `cargo xtask guest` makes, listed in a manifest.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Finished, Running, carve};
+
+/// A boot of an emulated guest takes seconds; one of 8 vCPUs beside another may take twenty.
+pub const BOOT: Duration = Duration::from_secs(120);
+
+/// Kernels of the manifest, by name.
+fn manifest() -> &'static BTreeMap<String, Value> {
+    static MANIFEST: OnceLock<BTreeMap<String, Value>> = OnceLock::new();
+    MANIFEST.get_or_init(|| {
+        let folder = std::env::var_os("CARVE_GUESTS").map(PathBuf::from);
+        let folder = folder.expect("CARVE_GUESTS: the folder that `cargo xtask guest` filled");
+        let text = std::fs::read_to_string(folder.join("manifest.json")).unwrap();
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let kernels = value["kernels"].as_array().unwrap();
+        kernels.iter().map(|k| (k["id"].as_str().unwrap().to_owned(), k.clone())).collect()
+    })
+}
+
+/// The default kernel of the tests.
+pub const DEFAULT: &str = "debian-6.1-cloud";
+
+/// A guest to be booted: one of the stock kernels, what it is to run, and more arguments.
+#[derive(Clone)]
+pub struct Guest {
+    kernel: PathBuf,
+    initrd: PathBuf,
+    arguments: Vec<String>,
+    cmdline: String,
+}
+
+impl Guest {
+    /// Kernel `id` with its ordinary initramfs.
+    #[track_caller]
+    pub fn new(id: &str) -> Self {
+        let Some(kernel) = manifest().get(id) else {
+            panic!("no kernel {id}; there are {:?}", manifest().keys())
+        };
+        let kernel = kernel["kernel"].as_str().unwrap().into();
+        let guest = Self { kernel, initrd: PathBuf::new(), arguments: vec![], cmdline: String::new() };
+        guest.initrd(id, "standard")
+    }
+
+    /// Another initramfs of kernel `id`: `tiny` or `huge`.
+    pub fn initrd(mut self, id: &str, kind: &str) -> Self {
+        self.initrd = manifest()[id]["initrds"][kind].as_str().unwrap().into();
+        self
+    }
+
+    /// Another kernel file.
+    pub fn kernel(mut self, path: impl Into<PathBuf>) -> Self {
+        self.kernel = path.into();
+        self
+    }
+
+    pub fn kernel_path(&self) -> &PathBuf {
+        &self.kernel
+    }
+
+    /// More arguments of `carve run`, separated by spaces.
+    pub fn with(mut self, arguments: &str) -> Self {
+        self.arguments.extend(arguments.split_whitespace().map(str::to_owned));
+        self
+    }
+
+    /// More words on the kernel command line.
+    pub fn cmdline(mut self, words: &str) -> Self {
+        self.cmdline = format!("{} {words}", self.cmdline);
+        self
+    }
+
+    /// The command that boots it and runs `script` in the guest; without one, a shell.
+    pub fn command(&self, script: Option<&str>) -> Command {
+        let mut command = carve();
+        command.args(["run", "--log-level", "error", "--kernel"]).arg(&self.kernel);
+        command.arg("--initrd").arg(&self.initrd).args(&self.arguments);
+        let run = script.map(|script| format!(" carve.run={}", percent(script)));
+        command.arg("--cmdline").arg(format!("{}{}", self.cmdline, run.unwrap_or_default()));
+        command
+    }
+
+    /// Boots it, runs `script`, and waits for the power-off.
+    #[track_caller]
+    pub fn run(&self, script: &str) -> Finished {
+        let finished = Running::start(&mut self.command(Some(script))).finish(BOOT);
+        assert_clean(&finished.text());
+        finished
+    }
+
+    /// Starts it without waiting.
+    pub fn start(&self, script: Option<&str>) -> Running {
+        Running::start(&mut self.command(script))
+    }
+}
+
+/// Everything but letters and digits as %XX, the form the guest's init decodes.
+fn percent(script: &str) -> String {
+    script.bytes().map(|b| match b {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(b).to_string(),
+        other => format!("%{other:02x}"),
+    }).collect()
+}
+
+/// Asserts that the kernel complained about nothing.
+#[track_caller]
+pub fn assert_clean(log: &str) {
+    for bad in ["WARNING:", "BUG:", "UBSAN", "Call Trace", "soft lockup", "Oops", "rcu_sched self-detected"] {
+        assert!(!log.contains(bad), "{bad} in the guest's log:\n{log}");
+    }
+}
+
+/// The value after `key=` in the guest's output.
+#[track_caller]
+pub fn value<'a>(log: &'a str, key: &str) -> &'a str {
+    let pattern = format!("{key}=");
+    let found = log.lines().rev().find_map(|line| line.trim().strip_prefix(&pattern));
+    found.unwrap_or_else(|| panic!("no {pattern} in the guest's output:\n{log}")).trim()
+}

@@ -1,0 +1,190 @@
+//! The fixture of tests that run the binary: start it, talk to it, wait for it, bounded in time.
+#![allow(dead_code)] // Each test target uses its own part.
+
+pub mod guests;
+pub mod payload;
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The binary under test: CARVE_BIN, or the one built with the tests.
+pub fn carve() -> Command {
+    let built = option_env!("CARGO_BIN_EXE_carve").map(PathBuf::from);
+    let path = std::env::var_os("CARVE_BIN").map(PathBuf::from).or(built);
+    Command::new(path.expect("a carve binary: set CARVE_BIN"))
+}
+
+/// Whether this machine has a KVM to test on; where it has none the reason is printed, and
+/// CARVE_REQUIRE_KVM makes that a failure.
+pub fn have_kvm() -> bool {
+    let opened = std::fs::File::options().read(true).write(true).open("/dev/kvm");
+    let Err(error) = opened else { return true };
+    assert!(std::env::var_os("CARVE_REQUIRE_KVM").is_none(), "/dev/kvm: {error}");
+    eprintln!("skipped: /dev/kvm cannot be opened: {error}");
+    false
+}
+
+/// What a finished process left.
+#[derive(Debug)]
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+    pub took: Duration,
+}
+
+impl Finished {
+    pub fn code(&self) -> i32 {
+        self.status.code().unwrap_or(-1)
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Asserts the exit code; shows everything when it is another.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(
+            self.status.code(),
+            Some(code),
+            "{:?}\nstdout: {}\nstderr: {}",
+            self.status,
+            self.text(),
+            self.stderr
+        );
+        self
+    }
+}
+
+/// A process whose output is collected while it runs, killed when it takes too long or is dropped.
+pub struct Running {
+    child: Child,
+    start: Instant,
+    output: mpsc::Receiver<Vec<u8>>,
+    errors: mpsc::Receiver<Vec<u8>>,
+    seen: Vec<u8>,
+}
+
+fn collect(mut from: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            if sender.send(buffer[..count].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+impl Running {
+    /// Starts `command` with its three streams connected to the test.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let output = collect(child.stdout.take().unwrap());
+        let errors = collect(child.stderr.take().unwrap());
+        Self { child, start: Instant::now(), output, errors, seen: Vec::new() }
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.child.stdin.as_mut().unwrap().write_all(bytes).unwrap();
+    }
+
+    pub fn close_input(&mut self) {
+        self.child.stdin = None;
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: a signal to our own child, which has not been waited for yet.
+        assert_eq!(unsafe { libc::kill(self.pid(), signal) }, 0);
+    }
+
+    /// Waits until the output holds `text`; returns everything so far.
+    #[track_caller]
+    pub fn wait_for(&mut self, text: &str, limit: Duration) -> String {
+        self.wait_for_count(text, 1, limit)
+    }
+
+    /// Waits until the output holds `text` that many times; returns everything so far.
+    #[track_caller]
+    pub fn wait_for_count(&mut self, text: &str, count: usize, limit: Duration) -> String {
+        let deadline = Instant::now() + limit;
+        loop {
+            let seen = String::from_utf8_lossy(&self.seen);
+            if seen.matches(text).count() >= count {
+                return seen.into_owned();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.output.recv_timeout(left) {
+                Ok(bytes) => self.seen.extend(bytes),
+                Err(_) => panic!("{text:?} did not come within {limit:?}; output: {seen}"),
+            }
+        }
+    }
+
+    /// Waits for the process and all of its output.
+    #[track_caller]
+    pub fn finish(mut self, limit: Duration) -> Finished {
+        let deadline = self.start + limit;
+        self.child.stdin = None;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                let (out, err) = (drain(&self.output), drain(&self.errors));
+                let stdout = [std::mem::take(&mut self.seen), out].concat();
+                panic!(
+                    "still running after {limit:?}\nstdout: {}\nstderr: {}",
+                    String::from_utf8_lossy(&stdout),
+                    String::from_utf8_lossy(&err)
+                );
+            }
+            self.seen.extend(self.output.try_iter().flatten());
+            thread::sleep(Duration::from_millis(1));
+        };
+        let took = self.start.elapsed();
+        let stdout = [std::mem::take(&mut self.seen), drain(&self.output)].concat();
+        let stderr = String::from_utf8_lossy(&drain(&self.errors)).into_owned();
+        Finished { status, stdout, stderr, took }
+    }
+}
+
+fn drain(receiver: &mpsc::Receiver<Vec<u8>>) -> Vec<u8> {
+    let mut all = Vec::new();
+    while let Ok(bytes) = receiver.recv_timeout(Duration::from_secs(2)) {
+        all.extend(bytes);
+    }
+    all
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `carve run --kernel KERNEL` with no surprises from the user's environment.
+pub fn run(kernel: &Path) -> Command {
+    let mut command = carve();
+    command.args(["run", "--log-level", "error", "--kernel"]).arg(kernel);
+    command
+}

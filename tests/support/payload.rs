@@ -1,0 +1,363 @@
+//! Tiny guests: a few instructions in an ELF file, entered by the 64-bit boot protocol.
+//!
+//! The instructions are assembled with the test itself and copied out of it, so they must not
+//! depend on where they run. A guest starts in long mode with interrupts off, the first 4 GiB mapped
+//! one to one and a small stack.
+#![allow(unsafe_code)] // Reading the bytes between two symbols.
+
+use std::io::Write;
+use std::path::Path;
+
+use tempfile::TempPath;
+
+/// Where payloads are loaded and entered.
+pub const BASE: u64 = 0x20_0000;
+
+/// Declares `fn NAME() -> &'static [u8]`, the machine code of the given instructions.
+macro_rules! payload {
+    ($(#[$doc:meta])* $name:ident: $($line:literal),+ $(,)?) => {
+        $(#[$doc])*
+        pub fn $name() -> &'static [u8] {
+            core::arch::global_asm!(
+                concat!(".pushsection .rodata.payload_", stringify!($name), ",\"a\",@progbits"),
+                concat!(".globl payload_", stringify!($name), "_start"),
+                concat!("payload_", stringify!($name), "_start:"),
+                $($line,)+
+                concat!(".globl payload_", stringify!($name), "_end"),
+                concat!("payload_", stringify!($name), "_end:"),
+                ".popsection",
+            );
+            unsafe extern "C" {
+                #[link_name = concat!("payload_", stringify!($name), "_start")]
+                static START: u8;
+                #[link_name = concat!("payload_", stringify!($name), "_end")]
+                static END: u8;
+            }
+            let (start, end) = (&raw const START, &raw const END);
+            // SAFETY: the assembler placed both symbols around the same bytes of this program.
+            unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
+        }
+    };
+}
+
+payload! {
+    /// Powers off at once.
+    power_off:
+    "mov dx, 0x600",
+    "mov al, 0x34",
+    "out dx, al",
+    "2: hlt",
+    "jmp 2b",
+}
+
+payload! {
+    /// Prints a line with one string instruction, then powers off.
+    hello:
+    "lea rsi, [rip + 3f]",
+    "mov ecx, 6",
+    "mov dx, 0x3f8",
+    "rep outsb",
+    "mov dx, 0x600",
+    "mov al, 0x34",
+    "out dx, al",
+    "3: .ascii \"hello\\n\"",
+}
+
+payload! {
+    /// Prints a dot and resets through the ACPI reset register.
+    reset:
+    "mov dx, 0x3f8",
+    "mov al, 0x2e",
+    "out dx, al",
+    "mov dx, 0x602",
+    "mov al, 1",
+    "out dx, al",
+    "2: jmp 2b",
+}
+
+payload! {
+    /// Resets through the keyboard controller.
+    reset_i8042:
+    "mov al, 0xfe",
+    "out 0x64, al",
+    "2: jmp 2b",
+}
+
+payload! {
+    /// An exception without a handler, without a handler for that, and so on.
+    triple_fault:
+    "mov rbx, 0x1122334455667788",
+    "ud2",
+}
+
+payload! {
+    /// Jumps to where neither memory nor a device is: KVM cannot fetch the instruction.
+    run_into_nowhere:
+    "mov eax, 0xd0000000",
+    "jmp rax",
+}
+
+payload! {
+    /// Writes 42 to the debug-exit port, then powers off where there is no such port.
+    debug_exit:
+    "mov dx, 0x501",
+    "mov al, 42",
+    "out dx, al",
+    "mov dx, 0x600",
+    "mov al, 0x34",
+    "out dx, al",
+}
+
+payload! {
+    /// Tells pvpanic of a panic and resets.
+    panic:
+    "mov dx, 0x505",
+    "mov al, 1",
+    "out dx, al",
+    "mov dx, 0x602",
+    "out dx, al",
+    "2: jmp 2b",
+}
+
+payload! {
+    /// Says that it runs, then never leaves the guest again.
+    spin:
+    "mov dx, 0x3f8",
+    "mov al, 0x2e",
+    "out dx, al",
+    "2: jmp 2b",
+}
+
+payload! {
+    /// Says that it runs, then halts with interrupts off.
+    halt:
+    "mov dx, 0x3f8",
+    "mov al, 0x2e",
+    "out dx, al",
+    "cli",
+    "2: hlt",
+    "jmp 2b",
+}
+
+payload! {
+    /// Reads absent ports and MMIO at every width: prints Y for each that reads all ones, else N.
+    absent:
+    "mov dx, 0x2000",
+    "xor eax, eax",
+    "in al, dx",
+    "cmp al, 0xff",
+    "call 9f",
+    "xor eax, eax",
+    "in ax, dx",
+    "cmp ax, 0xffff",
+    "call 9f",
+    "xor eax, eax",
+    "in eax, dx",
+    "cmp eax, 0xffffffff",
+    "call 9f",
+    "mov ebx, 0xd0000000",
+    "mov al, [rbx]",
+    "cmp al, 0xff",
+    "call 9f",
+    "mov ax, [rbx]",
+    "cmp ax, 0xffff",
+    "call 9f",
+    "mov eax, [rbx]",
+    "cmp eax, 0xffffffff",
+    "call 9f",
+    "mov rax, [rbx]",
+    "cmp rax, -1",
+    "call 9f",
+    // Writes go nowhere, and the order of what follows is kept.
+    "mov qword ptr [rbx], 0",
+    "mov rax, [rbx]",
+    "cmp rax, -1",
+    "call 9f",
+    "mov dx, 0x600",
+    "mov al, 0x34",
+    "out dx, al",
+    "9: mov al, 0x59",
+    "je 8f",
+    "mov al, 0x4e",
+    "8: push rdx",
+    "mov dx, 0x3f8",
+    "out dx, al",
+    "pop rdx",
+    "ret",
+}
+
+payload! {
+    /// Echoes each byte received until `q`, then powers off. Polls the line status register.
+    echo:
+    "2: mov dx, 0x3fd",
+    "in al, dx",
+    "test al, 1",
+    "jz 2b",
+    "mov dx, 0x3f8",
+    "in al, dx",
+    "out dx, al",
+    "cmp al, 0x71",
+    "jne 2b",
+    "mov dx, 0x600",
+    "mov al, 0x34",
+    "out dx, al",
+}
+
+payload! {
+    /// Prints 1 MiB: 16,384 times 64 bytes by string instruction. Then powers off.
+    flood:
+    "mov ebx, 16384",
+    "2: lea rsi, [rip + 3f]",
+    "mov ecx, 64",
+    "mov dx, 0x3f8",
+    "rep outsb",
+    "dec ebx",
+    "jnz 2b",
+    "mov dx, 0x600",
+    "mov al, 0x34",
+    "out dx, al",
+    "3: .ascii \"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+\\n\"",
+}
+
+payload! {
+    /// Takes the serial port's transmitter interrupt: routes I/O APIC pin 4 to vector 0x31 of the
+    /// first local APIC, enables the interrupt in the UART, and waits with `sti; hlt`. The handler
+    /// prints `I` and powers off.
+    interrupt:
+    // Interrupt gate 0x31 in a table at 0x10_2000: offset, selector 0x10, present, type 14.
+    "lea rax, [rip + 5f]",
+    "mov edi, 0x102000",
+    "mov [rdi + 0x310], ax",
+    "mov word ptr [rdi + 0x312], 0x10",
+    "mov word ptr [rdi + 0x314], 0x8e00",
+    "shr rax, 16",
+    "mov [rdi + 0x316], ax",
+    "mov qword ptr [rdi + 0x318], 0",
+    "sub rsp, 16",
+    "mov word ptr [rsp], 0xfff",
+    "mov [rsp + 2], rdi",
+    "lidt [rsp]",
+    // Local APIC: software enable, spurious vector 0xff.
+    "mov ebx, 0xfee00000",
+    "mov dword ptr [rbx + 0xf0], 0x1ff",
+    // I/O APIC, pin 4: destination 0, then vector 0x31, fixed, edge, not masked.
+    "mov ebx, 0xfec00000",
+    "mov dword ptr [rbx], 0x19",
+    "mov dword ptr [rbx + 0x10], 0",
+    "mov dword ptr [rbx], 0x18",
+    "mov dword ptr [rbx + 0x10], 0x31",
+    // Interrupt enable register: transmitter holding register empty.
+    "mov dx, 0x3f9",
+    "mov al, 2",
+    "out dx, al",
+    "mov dx, 0x3f8",
+    "mov al, 0x2e",
+    "out dx, al",
+    "sti",
+    "4: hlt",
+    "jmp 4b",
+    "5: mov dx, 0x3f8",
+    "mov al, 0x49",
+    "out dx, al",
+    "mov dx, 0x600",
+    "mov al, 0x34",
+    "out dx, al",
+}
+
+payload! {
+    /// Starts every other vCPU by INIT and SIPI to all but itself, counts them at 0x9_0000, prints
+    /// a dot once for each that came and powers off when there were as many as the word at 0x2000
+    /// of the command line says. The count is given by the test in `a=NNNN` (four hex digits).
+    start_others:
+    // The trampoline, in real mode at 0x3000: count and halt.
+    "mov edi, 0x3000",
+    "lea rsi, [rip + 6f]",
+    "mov ecx, 32",
+    "rep movsb",
+    "mov dword ptr [0x90000], 0",
+    // x2APIC mode: IA32_APIC_BASE bits 11 and 10, then spurious vector register 0x80f.
+    "mov ecx, 0x1b",
+    "rdmsr",
+    "or eax, 0xc00",
+    "wrmsr",
+    "mov ecx, 0x80f",
+    "mov eax, 0x1ff",
+    "xor edx, edx",
+    "wrmsr",
+    // Interrupt command register 0x830: INIT, then SIPI at page 3, to all excluding self.
+    "mov ecx, 0x830",
+    "mov eax, 0x000c4500",
+    "wrmsr",
+    "mov eax, 0x000c4603",
+    "wrmsr",
+    // ESI of the boot protocol is gone; the command line is at a fixed place: find `a=`.
+    "mov esi, 0x20000",
+    "2: lodsb",
+    "cmp al, 0x61",
+    "jne 2b",
+    "lodsb",
+    "cmp al, 0x3d",
+    "jne 2b",
+    "xor ebx, ebx",
+    "mov ecx, 4",
+    "3: lodsb",
+    "sub al, 0x30",
+    "cmp al, 9",
+    "jbe 4f",
+    "sub al, 0x27",
+    "4: shl ebx, 4",
+    "movzx eax, al",
+    "or ebx, eax",
+    "loop 3b",
+    "5: pause",
+    "cmp [0x90000], ebx",
+    "jb 5b",
+    "mov dx, 0x600",
+    "mov al, 0x34",
+    "out dx, al",
+    "6: .code16",
+    "xor ax, ax",
+    "mov ax, 0x9000",
+    "mov ds, ax",
+    "lock inc dword ptr [0]",
+    "7: hlt",
+    "jmp 7b",
+    ".code64",
+}
+
+/// Writes a payload as an ELF file that `carve run --kernel` takes.
+pub fn elf(code: &[u8]) -> TempPath {
+    let mut file = tempfile::NamedTempFile::with_prefix("payload-").unwrap();
+    file.write_all(&elf_bytes(code)).unwrap();
+    file.into_temp_path()
+}
+
+/// Writes a payload to `path`, for benchmarks.
+pub fn write_elf(code: &[u8], path: &Path) {
+    std::fs::write(path, elf_bytes(code)).unwrap();
+}
+
+/// An ELF64 executable of one loadable segment at [`BASE`], entered at its start.
+fn elf_bytes(code: &[u8]) -> Vec<u8> {
+    const HEADERS: u64 = 64 + 56;
+    let mut elf = Vec::from(*b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    let mut half = |value: u16| elf.extend(value.to_le_bytes());
+    half(2); // ET_EXEC
+    half(62); // EM_X86_64
+    elf.extend(1u32.to_le_bytes());
+    for address in [BASE, 64, 0] {
+        elf.extend(address.to_le_bytes());
+    }
+    elf.extend(0u32.to_le_bytes());
+    for size in [64u16, 56, 1, 64, 0, 0] {
+        elf.extend(size.to_le_bytes());
+    }
+    elf.extend(1u32.to_le_bytes()); // PT_LOAD
+    elf.extend(7u32.to_le_bytes());
+    let size = code.len() as u64;
+    for field in [HEADERS, BASE, BASE, size, size, 0x1000] {
+        elf.extend(field.to_le_bytes());
+    }
+    elf.extend(code);
+    elf
+}

@@ -1,0 +1,254 @@
+//! Guest memory: where a guest's RAM comes from on the host.
+//!
+//! RAM is reserved when the machine is built and populated by the first touch, unless asked for in
+//! advance. What lies where in the guest is [`boot::layout`]'s business; KVM's slots are
+//! [`crate::kvm::vm`]'s.
+#![allow(unsafe_code)] // Memory maps.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::ptr::{self, NonNull};
+
+use boot::layout::RamLayout;
+use resources::Size;
+use resources::config::{Backing, HugePageSize, VmConfig};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use vm_memory::bitmap::BS;
+use vm_memory::guest_memory::Result as AccessResult;
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryError, GuestMemoryRegion, GuestMemoryRegionBytes,
+    GuestRegionCollection, GuestUsize, MemoryRegionAddress, VolatileSlice,
+};
+
+/// A guest's RAM: one region below the MMIO hole and, where it is larger, one above 4 GiB.
+pub type GuestMemory = GuestRegionCollection<RamRegion>;
+
+/// Host alignment of regions: the size of the huge pages the kernel makes of ordinary memory.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Why guest memory could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address space or the memory for it could not be reserved.
+    #[error("cannot reserve {size} of guest memory: {source}; ask for less with --memory")]
+    Reserve {
+        /// Size of the region that failed.
+        size: Size,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The host has too few free huge pages.
+    #[error(
+        "cannot reserve {size} of guest memory in {page} huge pages: {source}; reserve them with \
+         `echo N > /sys/kernel/mm/hugepages/hugepages-{kib}kB/nr_hugepages`"
+    )]
+    HugePages {
+        /// Size of the region that failed.
+        size: Size,
+        /// Huge page size.
+        page: Size,
+        /// Huge page size in KiB, as sysfs names it.
+        kib: u64,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Populating the memory in advance failed.
+    #[error("cannot populate {size} of guest memory in advance: {source}; leave out --prefault or ask for less")]
+    Prefault {
+        /// Size of the region that failed.
+        size: Size,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// Maps RAM for every region of `layout` as `config` says.
+///
+/// # Errors
+///
+/// [`Error`] naming the size that could not be had.
+pub fn map(layout: &RamLayout, config: &VmConfig) -> Result<GuestMemory, Error> {
+    let regions = layout
+        .regions()
+        .map(|range| RamRegion::map(range, config))
+        .collect::<Result<Vec<_>, _>>()?;
+    // The layout's regions are sorted and apart: its own property.
+    GuestMemory::from_regions(regions).map_err(|e| Error::Reserve {
+        size: config.memory.size,
+        source: io::Error::other(e),
+    })
+}
+
+/// One contiguous piece of guest RAM and the host mapping behind it, unmapped with the last user.
+#[derive(Debug)]
+pub struct RamRegion {
+    start: GuestAddress,
+    host: NonNull<u8>,
+    len: usize,
+    file: Option<FileOffset>,
+    huge: bool,
+}
+
+// SAFETY: the mapping is plain memory of the process; guest and threads access it through volatile
+// slices only.
+unsafe impl Send for RamRegion {}
+// SAFETY: as above.
+unsafe impl Sync for RamRegion {}
+
+impl RamRegion {
+    fn map(range: Range<u64>, config: &VmConfig) -> Result<Self, Error> {
+        let (start, len) = (GuestAddress(range.start), range.end - range.start);
+        let size = Size::from_bytes(len);
+        let reserve = |source: io::Error| match config.hugepages {
+            None => Error::Reserve { size, source },
+            Some(page) => Error::HugePages {
+                size,
+                page: page.size(),
+                kib: page.size().bytes() >> 10,
+                source,
+            },
+        };
+        let len = usize::try_from(len).map_err(|e| reserve(io::Error::other(e)))?;
+        let file = backing_file(len, config).map_err(|e| reserve(e.into()))?;
+        let align = config.hugepages.map_or(HUGE_PAGE, |page| page_bytes(page).max(HUGE_PAGE));
+        let host = map_aligned(len, align, file.as_ref(), config).map_err(|e| reserve(e.into()))?;
+        let region = Self {
+            start,
+            host,
+            len,
+            file: file.map(|file| FileOffset::new(file, 0)),
+            huge: config.hugepages.is_some(),
+        };
+        region.advise(config).map_err(|source| Error::Prefault { size, source })?;
+        Ok(region)
+    }
+
+    fn advise(&self, config: &VmConfig) -> io::Result<()> {
+        let host = self.host.as_ptr().cast();
+        if config.memory.transparent_hugepages && !self.huge {
+            // SAFETY: advice on our own mapping changes no contents. A host built without
+            // transparent huge pages refuses it; small pages do as well then.
+            let _ = unsafe { madvise(host, self.len, Advice::LinuxHugepage) };
+        }
+        if config.memory.prefault {
+            // SAFETY: populating our own mapping changes no contents.
+            unsafe { madvise(host, self.len, Advice::LinuxPopulateWrite) }?;
+        }
+        Ok(())
+    }
+}
+
+fn page_bytes(page: HugePageSize) -> usize {
+    usize::try_from(page.size().bytes()).unwrap_or(usize::MAX)
+}
+
+/// The file behind a region, where it has one. Huge pages always do: a memfd is charged when it
+/// is mapped, so that a lack of pages shows here and not as SIGBUS in the guest.
+fn backing_file(len: usize, config: &VmConfig) -> rustix::io::Result<Option<File>> {
+    let huge = match config.hugepages {
+        None if config.memory.backing == Backing::Anonymous => return Ok(None),
+        None => MemfdFlags::empty(),
+        Some(HugePageSize::TwoMib) => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+        Some(HugePageSize::OneGib) => MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB,
+    };
+    let fd = memfd_create(c"carve-ram", MemfdFlags::CLOEXEC | huge)?;
+    ftruncate(&fd, len as u64)?;
+    Ok(Some(File::from(fd)))
+}
+
+/// Maps `len` bytes at a multiple of `align`: only there can the host use huge pages throughout.
+fn map_aligned(
+    len: usize,
+    align: usize,
+    file: Option<&File>,
+    config: &VmConfig,
+) -> rustix::io::Result<NonNull<u8>> {
+    let span = len.checked_add(align).ok_or(rustix::io::Errno::NOMEM)?;
+    let none = ProtFlags::empty();
+    let reserved = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: a fresh mapping wherever the kernel likes.
+    let space = unsafe { mmap_anonymous(ptr::null_mut(), span, none, reserved) }?;
+    let head = space.align_offset(align);
+    let aligned = space.wrapping_byte_add(head);
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    let mapped = match file {
+        Some(file) => {
+            // Huge pages are charged now; ordinary shared memory when it is touched.
+            let lazy = if config.hugepages.is_some() { MapFlags::empty() } else { MapFlags::NORESERVE };
+            let flags = MapFlags::SHARED | MapFlags::FIXED | lazy;
+            // SAFETY: replaces part of the reservation made above, which nothing else refers to.
+            unsafe { mmap(aligned, len, access, flags, file.as_fd(), 0) }
+        }
+        // SAFETY: as above.
+        None => unsafe { mmap_anonymous(aligned, len, access, reserved | MapFlags::FIXED) },
+    };
+    // Give back what is not used: all of it after a failure.
+    let (keep_from, keep_to) = if mapped.is_ok() { (head, head + len) } else { (0, 0) };
+    for (from, to) in [(0, keep_from), (keep_to, span)] {
+        if to > from {
+            // SAFETY: inside the reservation and outside the part that is kept.
+            let _ = unsafe { munmap(space.wrapping_byte_add(from), to - from) };
+        }
+    }
+    NonNull::new(mapped?.cast()).ok_or(rustix::io::Errno::NOMEM)
+}
+
+impl Drop for RamRegion {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made in `map_aligned`, and this is its last user.
+        let _ = unsafe { munmap(self.host.as_ptr().cast(), self.len) };
+    }
+}
+
+impl GuestMemoryRegion for RamRegion {
+    type B = ();
+
+    fn len(&self) -> GuestUsize {
+        self.len as GuestUsize
+    }
+
+    fn start_addr(&self) -> GuestAddress {
+        self.start
+    }
+
+    fn bitmap(&self) -> BS<'_, ()> {}
+
+    fn get_host_address(&self, addr: MemoryRegionAddress) -> AccessResult<*mut u8> {
+        let addr = self.check_address(addr).ok_or(GuestMemoryError::InvalidBackendAddress)?;
+        let offset = usize::try_from(addr.0).map_err(|_| GuestMemoryError::InvalidBackendAddress)?;
+        Ok(self.host.as_ptr().wrapping_add(offset))
+    }
+
+    fn file_offset(&self) -> Option<&FileOffset> {
+        self.file.as_ref()
+    }
+
+    fn get_slice(
+        &self,
+        offset: MemoryRegionAddress,
+        count: usize,
+    ) -> AccessResult<VolatileSlice<'_, BS<'_, ()>>> {
+        let out_of_range = GuestMemoryError::InvalidBackendAddress;
+        let Ok(from) = usize::try_from(offset.0) else { return Err(out_of_range) };
+        match from.checked_add(count) {
+            Some(end) if end <= self.len => {}
+            _ => return Err(out_of_range),
+        }
+        // SAFETY: `from + count` is within the mapping, which lives as long as the slice's borrow,
+        // and is only ever accessed volatilely.
+        Ok(unsafe { VolatileSlice::new(self.host.as_ptr().wrapping_add(from), count) })
+    }
+
+    fn is_hugetlbfs(&self) -> Option<bool> {
+        Some(self.huge)
+    }
+}
+
+impl GuestMemoryRegionBytes for RamRegion {}
+
+#[cfg(test)]
+#[path = "memory_test.rs"]
+mod memory_test;

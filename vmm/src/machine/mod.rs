@@ -1,0 +1,233 @@
+//! One machine from its first to its last instruction: memory, vCPUs and devices put together,
+//! run, and taken apart again.
+//!
+//! KVM cannot reset a machine, so a reset drops the whole [`Machine`] and builds a new one from the
+//! same [`Sources`]. What happens after an end is decided in [`crate::run()`], not here.
+
+pub mod memory;
+pub mod sources;
+pub mod topology;
+mod wiring;
+
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use boot::acpi;
+use boot::layout::RamLayout;
+use devices::legacy::{Ged, Serial};
+use resources::config::VmConfig;
+use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::signal::Killable;
+
+use self::sources::Sources;
+use self::topology::Topology;
+use self::wiring::{Devices, Wired};
+use crate::kvm::vcpu::{Ended, Platform, Vcpu};
+use crate::kvm::{self, System, Vm, cpuid, kick, msr, registers};
+use crate::timings::Timings;
+
+/// Why a machine could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// KVM refused something.
+    #[error(transparent)]
+    Kvm(#[from] kvm::Error),
+    /// Guest memory could not be had.
+    #[error(transparent)]
+    Memory(#[from] memory::Error),
+    /// Kernel, initrd or command line do not fit or cannot be read.
+    #[error(transparent)]
+    Boot(#[from] boot::Error),
+    /// The ACPI tables do not fit.
+    #[error(transparent)]
+    Acpi(#[from] acpi::Error),
+    /// Two devices claim the same addresses.
+    #[error(transparent)]
+    Bus(#[from] devices::bus::Error),
+    /// A thread or file descriptor could not be had.
+    #[error("cannot {what}: {source}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A vCPU thread ended by a bug of this program.
+    #[error("the thread of vCPU {0} panicked: this is a bug in Carve, please report it")]
+    VcpuPanicked(u32),
+}
+
+/// What a machine needs beyond its sources, kept over resets.
+pub(crate) struct Context<'a> {
+    pub system: &'a System,
+    pub config: &'a VmConfig,
+    pub sources: &'a Sources,
+    pub timings: &'a Arc<Timings>,
+    /// Signalled when a vCPU's loop ends.
+    pub vcpu_ended: &'a Arc<EventFd>,
+}
+
+/// Where the console is connected while a machine is built.
+pub(crate) struct ConsolePorts {
+    pub output: Box<dyn io::Write + Send>,
+    pub on_input_drained: Box<dyn Fn() + Send>,
+}
+
+/// The ends of vCPU loops that nobody has looked at yet.
+type Ends = Arc<Mutex<Vec<Result<Ended, Error>>>>;
+
+/// A running machine. Dropping it stops its vCPUs and frees everything it has.
+pub(crate) struct Machine {
+    threads: Vec<JoinHandle<()>>,
+    ends: Ends,
+    platform: Arc<Platform>,
+    serial: Arc<Mutex<Serial>>,
+    ged: Arc<Mutex<Ged>>,
+    _vm: Vm,
+}
+
+impl Machine {
+    /// Builds a machine from its sources and starts its vCPUs.
+    pub(crate) fn start(context: &Context<'_>, console: ConsolePorts) -> Result<Self, Error> {
+        let Context { system, config, sources, timings, .. } = *context;
+        let topology = guest_topology(config);
+        check_vcpus(system, &topology)?;
+        let layout = RamLayout::new(config.memory.size.bytes());
+
+        let vm = Vm::new(system)?;
+        timings.vm.mark();
+        let memory = memory::map(&layout, config)?;
+        vm.map_memory(&memory)?;
+        timings.memory.mark();
+
+        let Wired { pio, mmio, ioapic, devices } = wiring::connect(&vm, config, console)?;
+        let apic_ids = topology.apic_ids().collect();
+        let tables = acpi::Tables::build(&wiring::acpi_platform(apic_ids))?;
+        let rsdp = tables.write(&memory)?;
+        let entry = sources.boot.load(&memory, &layout, rsdp)?;
+        tracing::debug!(?entry, "loaded");
+        timings.loaded.mark();
+
+        let vcpus = create_vcpus(&vm, system, topology, &entry)?;
+        timings.vcpus.mark();
+
+        let platform = Arc::new(Platform {
+            pio,
+            mmio,
+            ioapic,
+            memory,
+            panicked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        });
+        let Devices { serial, ged } = devices;
+        let ends = Ends::default();
+        let mut machine = Self { threads: Vec::new(), ends, platform, serial, ged, _vm: vm };
+        for (index, vcpu) in (0..).zip(vcpus) {
+            machine.spawn(index, vcpu, context)?;
+        }
+        Ok(machine)
+    }
+
+    fn spawn(&mut self, index: u32, mut vcpu: Vcpu, context: &Context<'_>) -> Result<(), Error> {
+        let (platform, ends) = (Arc::clone(&self.platform), Arc::clone(&self.ends));
+        let (timings, event) = (Arc::clone(context.timings), Arc::clone(context.vcpu_ended));
+        let body = move || {
+            let run = AssertUnwindSafe(|| vcpu.run(&platform, &timings));
+            // A device's bug ends this guest with a message, not the process with a mess.
+            let ended = panic::catch_unwind(run).map_err(|_| Error::VcpuPanicked(index));
+            ends.lock().unwrap_or_else(PoisonError::into_inner).push(ended);
+            let _ = event.write(1);
+        };
+        let thread = thread::Builder::new()
+            .name(format!("vcpu{index}"))
+            .spawn(body)
+            .map_err(|source| Error::Host { what: "start a vCPU thread", source })?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// The next end of a vCPU's loop that has not been looked at.
+    pub(crate) fn take_end(&self) -> Option<Result<Ended, Error>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Whether the guest's kernel has said that it panicked.
+    pub(crate) fn panicked(&self) -> bool {
+        self.platform.panicked.load(Ordering::Acquire)
+    }
+
+    /// The UART, for console input.
+    pub(crate) fn serial(&self) -> Arc<Mutex<Serial>> {
+        Arc::clone(&self.serial)
+    }
+
+    /// Presses the guest's power button.
+    pub(crate) fn press_power_button(&self) {
+        let mut ged = self.ged.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = ged.press_power_button() {
+            tracing::error!("the power button's interrupt could not be sent: {error}");
+        }
+    }
+
+    /// Stops every vCPU and waits until its thread is gone.
+    fn stop(&mut self) {
+        self.platform.stop.store(true, Ordering::Release);
+        for thread in &self.threads {
+            // A thread that has ended already cannot be signalled; it needs no signal either.
+            let _ = thread.kill(kick::signal() - libc::SIGRTMIN());
+        }
+        for thread in self.threads.drain(..) {
+            // Its panics are caught and kept in `ends`.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn guest_topology(config: &VmConfig) -> Topology {
+    let resources::config::Topology { sockets, cores, threads } = config.topology;
+    Topology::new(sockets, cores, threads)
+}
+
+fn check_vcpus(system: &System, topology: &Topology) -> Result<(), kvm::Error> {
+    let (asked, limit) = (topology.vcpus(), system.max_vcpus());
+    if asked > limit {
+        return Err(kvm::Error::TooManyVcpus { asked, limit });
+    }
+    let limit = system.max_apic_id();
+    match (0..).zip(topology.apic_ids()).find(|&(_, apic_id)| apic_id >= limit) {
+        Some((vcpu, apic_id)) => Err(kvm::Error::ApicId { vcpu, apic_id, limit }),
+        None => Ok(()),
+    }
+}
+
+/// Creates all vCPUs. The first gets the boot protocol's registers; the others wait for the first
+/// to start them (INIT, SIPI), as KVM's reset state has it.
+fn create_vcpus(
+    vm: &Vm,
+    system: &System,
+    topology: Topology,
+    entry: &boot::Entry,
+) -> Result<Vec<Vcpu>, kvm::Error> {
+    let template = cpuid::Template::new(system, topology)?;
+    (0..)
+        .zip(topology.apic_ids())
+        .map(|(index, apic_id)| {
+            let fd = vm.create_vcpu(apic_id)?;
+            fd.set_cpuid2(&template.for_vcpu(apic_id)?).map_err(kvm::failed("KVM_SET_CPUID2"))?;
+            msr::set_up(&fd)?;
+            if index == 0 {
+                registers::set_up(&fd, &entry.registers)?;
+            }
+            Ok(Vcpu::new(index, fd))
+        })
+        .collect()
+}

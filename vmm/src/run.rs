@@ -1,0 +1,264 @@
+//! A run from its first to its last machine: the one place where requests are acted upon.
+
+use std::cell::RefCell;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use devices::bus::Action;
+use resources::config::{OnReboot, VmConfig};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::console::Console;
+use crate::console::input::Input;
+use crate::console::output::Output;
+use crate::event_loop::EventLoop;
+use crate::kvm::vcpu::Ended;
+use crate::kvm::{self, System, kick};
+use crate::machine::sources::{self, Sources};
+use crate::machine::{self, ConsolePorts, Context, Machine};
+use crate::outcome::{End, Outcome};
+use crate::request::{Request, Requests};
+use crate::resets::{self, Resets};
+use crate::signals::Signals;
+use crate::timings::Timings;
+
+/// What to run, and how.
+#[derive(Debug)]
+pub struct RunOptions {
+    /// The guest.
+    pub config: VmConfig,
+    /// Where its serial console goes.
+    pub console: Console,
+    /// The KVM device, usually `/dev/kvm`.
+    pub kvm_device: PathBuf,
+    /// Folder that keeps extracted kernels; none are kept without it.
+    pub kernel_cache: Option<PathBuf>,
+    /// The program's first moment: timings count from it.
+    pub start: Instant,
+}
+
+/// Why a guest could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// KVM cannot be used.
+    #[error(transparent)]
+    Kvm(#[from] kvm::Error),
+    /// Kernel, initrd or command line cannot be used.
+    #[error(transparent)]
+    Sources(#[from] sources::Error),
+    /// The machine could not be built or run.
+    #[error(transparent)]
+    Machine(#[from] machine::Error),
+    /// The process could not be set up.
+    #[error("cannot {what}: {source}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Waiting for events failed.
+    #[error("the event loop failed: {0:?}")]
+    EventLoop(event_manager::Error),
+}
+
+impl From<event_manager::Error> for Error {
+    fn from(error: event_manager::Error) -> Self {
+        Self::EventLoop(error)
+    }
+}
+
+fn host(what: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Host { what, source }
+}
+
+/// Runs a guest until it ends: powered off, crashed, killed.
+///
+/// Signals that end the run (see the user guide's exit codes) are taken over meanwhile; a guest
+/// that reboots is started again as the configuration says.
+///
+/// # Errors
+///
+/// [`Error`] when the guest could not be started or KVM failed; the guest's own failures are an
+/// [`Outcome`].
+pub fn run(options: RunOptions) -> Result<Outcome, Error> {
+    let RunOptions { config, console, kvm_device, kernel_cache, start } = options;
+    let timings = Arc::new(Timings::new(start));
+    // Before any thread: all of them inherit the signal mask.
+    let signals = Signals::new().map_err(host("take over signals"))?;
+    kick::install_handler().map_err(host("install the vCPU signal handler"))?;
+    let system = System::open(&kvm_device)?;
+    let sources = Sources::open(&config, kernel_cache.as_deref())?;
+    timings.opened.mark();
+
+    let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
+    let vcpu_ended = Arc::new(event.map_err(host("create an eventfd"))?);
+    let requests = Requests::default();
+    let output = Output::new(console.output).map_err(host("create an eventfd"))?;
+    let input = Input::new(console.input, console.escapes, requests.clone())
+        .map_err(host("create an eventfd"))?;
+    let events =
+        EventLoop::new(signals, Rc::clone(&input), &output, Arc::clone(&vcpu_ended), requests)?;
+
+    let context = Context {
+        system: &system,
+        config: &config,
+        sources: &sources,
+        timings: &timings,
+        vcpu_ended: &vcpu_ended,
+    };
+    let mut run = Run { context, events, input, output, resets: Resets::default() };
+    let end = run.until_the_end()?;
+    let resets = run.resets.total();
+    drop(run);
+    timings.stopped.mark();
+    Ok(Outcome { end, resets, timings })
+}
+
+/// A run in progress.
+struct Run<'a> {
+    context: Context<'a>,
+    events: EventLoop,
+    input: Rc<RefCell<Input>>,
+    output: Output,
+    resets: Resets,
+}
+
+impl Run<'_> {
+    fn until_the_end(&mut self) -> Result<End, Error> {
+        let end = loop {
+            let machine = self.start_machine()?;
+            let end = self.serve(&machine)?;
+            self.context.timings.ended.mark();
+            self.take_down(machine);
+            if let ControlFlow::Break(end) = self.after(end) {
+                break end;
+            }
+        };
+        self.flush_output(end)
+    }
+
+    fn start_machine(&mut self) -> Result<Machine, Error> {
+        let console = ConsolePorts {
+            output: Box::new(self.output.clone()),
+            on_input_drained: self.input.borrow().on_drained(),
+        };
+        let machine = Machine::start(&self.context, console)?;
+        self.input.borrow_mut().attach(machine.serial());
+        Ok(machine)
+    }
+
+    /// Acts on requests until one of them ends the machine.
+    fn serve(&mut self, machine: &Machine) -> Result<MachineEnd, Error> {
+        loop {
+            match self.events.next()? {
+                Request::Signal(number) => return Ok(MachineEnd::Run(End::Signal { number })),
+                Request::Quit => return Ok(MachineEnd::Run(End::Quit)),
+                Request::PowerButton => machine.press_power_button(),
+                Request::Say(text) => {
+                    // A console that takes nothing any more has been reported already.
+                    let _ = self.output.write_all(text.as_bytes());
+                }
+                Request::VcpuEnded => {
+                    while let Some(end) = machine.take_end() {
+                        if let Some(end) = judge(end?, machine.panicked())? {
+                            return Ok(end);
+                        }
+                    }
+                }
+                Request::Output => {
+                    if let Some(end) = self.output_failed() {
+                        return Ok(MachineEnd::Run(end));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a failed console means: a reader that went away ends the run as SIGPIPE would.
+    fn output_failed(&self) -> Option<End> {
+        let error = self.output.take_error()?;
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Some(End::Signal { number: libc::SIGPIPE });
+        }
+        tracing::error!("console output is lost from here on: {error}");
+        None
+    }
+
+    fn take_down(&mut self, machine: Machine) {
+        self.input.borrow_mut().detach();
+        self.output.set_unbounded(true);
+        drop(machine);
+        self.output.set_unbounded(false);
+    }
+
+    /// Whether another machine follows.
+    fn after(&mut self, end: MachineEnd) -> ControlFlow<End> {
+        match end {
+            MachineEnd::Run(end) => ControlFlow::Break(end),
+            MachineEnd::Reset if self.context.config.on_reboot == OnReboot::Exit => {
+                ControlFlow::Break(End::Rebooted)
+            }
+            MachineEnd::Reset => {
+                if self.resets.count(Instant::now()) {
+                    let (resets, seconds) = (resets::LIMIT + 1, resets::WINDOW.as_secs());
+                    return ControlFlow::Break(End::ResetLoop { resets, seconds });
+                }
+                tracing::info!(resets = self.resets.total(), "the guest rebooted");
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    /// Waits until the reader has all of the guest's output. Only a signal ends this early: the
+    /// user gave up on the reader.
+    fn flush_output(&mut self, end: End) -> Result<End, Error> {
+        if matches!(end, End::Signal { .. } | End::Quit) {
+            // Leaving at once was asked for; what a ready reader can take goes out in passing.
+            self.output.finish();
+            return Ok(end);
+        }
+        let mut drained = self.output.finish();
+        while !drained {
+            match self.events.next()? {
+                Request::Signal(number) => return Ok(End::Signal { number }),
+                Request::Quit => return Ok(end),
+                _ => drained = self.output.is_drained(),
+            }
+        }
+        Ok(match self.output_failed() {
+            Some(failed) => failed,
+            None => end,
+        })
+    }
+}
+
+/// How a machine ended.
+enum MachineEnd {
+    /// The guest asked for a reset.
+    Reset,
+    /// And with it the run.
+    Run(End),
+}
+
+/// What the end of a vCPU's loop means for the machine; nothing when it was stopped.
+fn judge(ended: Ended, panicked: bool) -> Result<Option<MachineEnd>, Error> {
+    let crashed = |reason| Some(MachineEnd::Run(End::Crashed { reason }));
+    Ok(match ended {
+        Ended::Stopped => None,
+        Ended::Failed(error) => return Err(machine::Error::from(error).into()),
+        // A kernel that panicked resets by whatever works, a triple fault included.
+        Ended::Action(Action::Reset) | Ended::TripleFault(_) if panicked => {
+            Some(MachineEnd::Run(End::Panicked))
+        }
+        Ended::Action(Action::PowerOff) => Some(MachineEnd::Run(End::PoweredOff)),
+        Ended::Action(Action::DebugExit(code)) => Some(MachineEnd::Run(End::DebugExit { code })),
+        Ended::Action(Action::Reset | Action::GuestPanicked { .. }) => Some(MachineEnd::Reset),
+        Ended::TripleFault(report) => crashed(format!("triple fault on {report}")),
+        Ended::Unrunnable { reason, report } => crashed(format!("{reason}\n{report}")),
+    })
+}

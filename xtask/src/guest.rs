@@ -1,0 +1,241 @@
+//! `xtask guest`: the kernels of the tests and initramfs images for them, listed in a manifest that tests read.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::cpio::Archive;
+use crate::files;
+use crate::initramfs::{self, Contents};
+use crate::kernels::{self, Catalogue, Kernel};
+use crate::modules;
+use crate::workspace::Workspace;
+
+const INIT: &str = include_str!("init/guest.sh");
+/// Raised where images change for a reason other than the init script's text or the kernel.
+const FORMAT: u32 = 1;
+
+/// Modules without which a test cannot work.
+const REQUIRED: [&str; 9] = [
+    "button",
+    "evdev",
+    "overlay",
+    "virtio_balloon",
+    "virtio_blk",
+    "virtio_console",
+    "virtio_mmio",
+    "virtio_net",
+    "virtio_pci",
+];
+/// Modules that kernels name differently or leave out.
+const OPTIONAL: [&str; 9] = [
+    "erofs",
+    "pvpanic",
+    "pvpanic_mmio",
+    "pvpanic_pci",
+    "virtio_mem",
+    "virtio_pmem",
+    "virtio_rng",
+    "virtiofs",
+    "vmw_vsock_virtio_transport",
+];
+/// What a guest with as little memory as the kernel gets along with can afford.
+const TINY: [&str; 3] = ["button", "evdev", "virtio_mmio"];
+const TINY_OPTIONAL: [&str; 2] = ["pvpanic", "pvpanic_mmio"];
+
+/// Size of the incompressible file in the huge image.
+const BALLAST_MIB: usize = 300;
+const MIB: usize = 1 << 20;
+
+/// Why the guests cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No kernels.
+    #[error(transparent)]
+    Kernels(#[from] kernels::Error),
+    /// No modules.
+    #[error(transparent)]
+    Modules(#[from] modules::Error),
+    /// No image.
+    #[error(transparent)]
+    Initramfs(#[from] initramfs::Error),
+    /// A file of the cache.
+    #[error(transparent)]
+    Files(#[from] files::Error),
+    /// There is no kernel of that name.
+    #[error("no kernel is called {id}; there are: {known}")]
+    NoKernel {
+        /// The name asked for.
+        id: String,
+        /// All there are.
+        known: String,
+    },
+}
+
+/// Arguments of `xtask guest`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Ask the distribution for newer kernels even where the cache is complete
+    #[arg(long)]
+    refresh: bool,
+}
+
+/// What `manifest.json` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Distinguishes images made from other contents.
+    pub key: String,
+    /// The statically linked busybox the images are made of.
+    pub busybox: PathBuf,
+    /// The kernels; the first is the default.
+    pub kernels: Vec<Guest>,
+}
+
+/// A kernel with the images made for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    /// Short name, such as `debian-6.1-cloud`.
+    pub id: String,
+    /// Its release, as `uname -r` prints it.
+    pub version: String,
+    /// The bzImage.
+    pub kernel: PathBuf,
+    /// Images by kind: `standard` (every virtio driver), `tiny` (for as little memory as possible), and for the
+    /// default kernel `huge` (the tiny one and 300 MiB in `/ballast`, its digest in `/ballast.sha256`).
+    pub initrds: BTreeMap<String, PathBuf>,
+}
+
+impl Manifest {
+    /// The guest called `id`, or the default one.
+    pub fn guest(&self, id: Option<&str>) -> Result<&Guest, Error> {
+        let found = match id {
+            Some(id) => self.kernels.iter().find(|guest| guest.id == id || guest.version == id),
+            None => self.kernels.first(),
+        };
+        found.ok_or_else(|| Error::NoKernel {
+            id: id.unwrap_or("the default").to_owned(),
+            known: self
+                .kernels
+                .iter()
+                .map(|guest| guest.id.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+    }
+}
+
+/// The folder that holds `manifest.json` and the images.
+pub fn directory(workspace: &Workspace) -> PathBuf {
+    workspace.cache("guests")
+}
+
+/// Runs the task: makes everything and prints where it is.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Error> {
+    let manifest = obtain(workspace, arguments.refresh)?;
+    println!("{}", directory(workspace).join("manifest.json").display());
+    for guest in &manifest.kernels {
+        println!("{:24} {:28} {}", guest.id, guest.version, guest.kernel.display());
+        for (kind, image) in &guest.initrds {
+            println!("{:24} {kind:28} {}", "", image.display());
+        }
+    }
+    Ok(())
+}
+
+/// The guests, made if they are not there already or made of something else.
+pub fn obtain(workspace: &Workspace, refresh: bool) -> Result<Manifest, Error> {
+    let directory = directory(workspace);
+    files::create_dir(&directory)?;
+    let _lock = files::lock(&workspace.cache("lock"))?;
+    let catalogue = Catalogue::obtain(workspace, refresh)?;
+    let key = key(&catalogue);
+    let path = directory.join("manifest.json");
+    if let Ok(Some(manifest)) = files::read_json::<Manifest>(&path)
+        && manifest.key == key
+        && manifest.kernels.iter().all(|guest| guest.initrds.values().all(|image| image.exists()))
+    {
+        return Ok(manifest);
+    }
+    let mut guests = Vec::new();
+    for (index, kernel) in catalogue.kernels.iter().enumerate() {
+        eprintln!("xtask: building the initramfs images of {}", kernel.id);
+        guests.push(build(&directory, &catalogue.busybox, kernel, index == 0)?);
+    }
+    let manifest = Manifest { key, busybox: catalogue.busybox, kernels: guests };
+    files::write_json(&path, &manifest)?;
+    Ok(manifest)
+}
+
+fn key(catalogue: &Catalogue) -> String {
+    let mut digest = Sha256::new();
+    digest.update(FORMAT.to_le_bytes());
+    digest.update(INIT);
+    digest.update(format!("{catalogue:?}{REQUIRED:?}{OPTIONAL:?}{TINY:?}{TINY_OPTIONAL:?}"));
+    hex(&digest.finalize())
+}
+
+fn build(directory: &Path, busybox: &Path, kernel: &Kernel, huge: bool) -> Result<Guest, Error> {
+    let directory = directory.join(&kernel.id);
+    files::create_dir(&directory)?;
+    let tree = modules::Tree::open(&kernel.modules)?;
+    let mut initrds = BTreeMap::new();
+    for (kind, required, optional) in
+        [("standard", &REQUIRED[..], &OPTIONAL[..]), ("tiny", &TINY[..], &TINY_OPTIONAL[..])]
+    {
+        let image = directory.join(format!("{kind}.cpio"));
+        let modules = tree.collect(required, optional)?;
+        let contents = Contents {
+            busybox,
+            init: INIT,
+            version: &kernel.version,
+            modules: &modules,
+            mount_points: &[],
+        };
+        contents.build(&image)?;
+        initrds.insert(kind.to_owned(), image);
+    }
+    if huge {
+        let image = directory.join("huge.cpio");
+        write_huge(&image, &initrds["tiny"]).map_err(files::at("write", &image))?;
+        initrds.insert("huge".to_owned(), image);
+    }
+    Ok(Guest {
+        id: kernel.id.clone(),
+        version: kernel.version.clone(),
+        kernel: kernel.image.clone(),
+        initrds,
+    })
+}
+
+/// The small image followed by a second archive: the kernel unpacks one after the other.
+fn write_huge(path: &Path, small: &Path) -> io::Result<()> {
+    let ballast = ballast();
+    let digest = format!("{}  /ballast\n", hex(&Sha256::digest(&ballast)));
+    let mut out = BufWriter::new(File::create(path)?);
+    io::copy(&mut File::open(small)?, &mut out)?;
+    let mut archive = Archive::new(out);
+    archive.file("ballast", 0o644, &ballast)?;
+    archive.file("ballast.sha256", 0o644, digest.as_bytes())?;
+    archive.finish()?.flush()
+}
+
+/// Bytes that no compressor shortens, the same every time (xorshift64*).
+fn ballast() -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut bytes = Vec::with_capacity(BALLAST_MIB * MIB);
+    while bytes.len() < BALLAST_MIB * MIB {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        bytes.extend_from_slice(&state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes());
+    }
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,174 @@
+//! QEMU as the emulated host: finding or installing one that works, and its command line.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use super::prepare::Host;
+use super::{Error, io};
+use crate::apt::{Apt, Suite};
+use crate::workspace::Workspace;
+use crate::{child, process};
+
+/// Names the QEMU to use.
+const QEMU_VARIABLE: &str = "CARVE_QEMU";
+const PROGRAM: &str = "qemu-system-x86_64";
+const PACKAGE: &str = "qemu-system-x86";
+const REMEDY: &str = "Or set CARVE_QEMU to a qemu-system-x86_64 of version 10 or newer.";
+/// Oldest major version known to work: 7.2 hangs guests with kernels newer than 6.1.
+pub const OLDEST: u32 = 10;
+
+/// Name of the port the agent talks through.
+pub const AGENT_PORT: &str = "carve.agent";
+/// 9p tags.
+const ROOT_TAG: &str = "root";
+/// Tag of the writable share.
+pub const SHARE_TAG: &str = "share";
+
+/// A QEMU that can emulate a KVM host.
+#[derive(Debug, Clone)]
+pub struct Qemu {
+    path: PathBuf,
+}
+
+impl Qemu {
+    /// Finds QEMU, or installs it where that is possible.
+    pub fn obtain(workspace: &Workspace) -> Result<Self, Error> {
+        if let Some(path) = std::env::var_os(QEMU_VARIABLE) {
+            return Ok(Self { path: PathBuf::from(path) });
+        }
+        if let Some(path) = process::find(PROGRAM)
+            && version(&path)?.is_some_and(|(major, _)| major >= OLDEST)
+        {
+            return Ok(Self { path });
+        }
+        Apt::open(workspace, REMEDY)?.install(&[PACKAGE], Suite::Backports)?;
+        let path = process::find(PROGRAM).unwrap_or_else(|| PathBuf::from(PROGRAM));
+        match version(&path)? {
+            Some((major, text)) if major < OLDEST => Err(Error::OldQemu { path, version: text }),
+            _ => Ok(Self { path }),
+        }
+    }
+}
+
+/// Major version and version as text.
+fn version(path: &Path) -> Result<Option<(u32, String)>, Error> {
+    let text = process::output(Command::new(path).arg("--version"))?;
+    let version = text.split("version ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    Ok(version
+        .and_then(|version| Some((version.split('.').next()?.parse().ok()?, version.to_owned()))))
+}
+
+/// An emulated host that runs. Killed when dropped.
+#[derive(Debug)]
+pub struct Machine {
+    child: Child,
+    log: File,
+}
+
+impl Machine {
+    /// Starts the host; the stream is the agent's port.
+    pub fn start(
+        qemu: &Qemu,
+        host: &Host,
+        share: &Path,
+        cpus: u32,
+        memory: u32,
+    ) -> Result<(Self, UnixStream), Error> {
+        let (ours, theirs) = UnixStream::pair().map_err(io("make a pair of sockets"))?;
+        let log = tempfile::tempfile().map_err(io("make a temporary file"))?;
+        rustix::fs::fcntl_setfl(&log, rustix::fs::OFlags::APPEND)
+            .map_err(|error| io("append to a temporary file")(error.into()))?;
+        let clone = || log.try_clone().map_err(io("duplicate a file descriptor"));
+        let agent = std::env::current_exe().map_err(io("find this program"))?;
+        let mut command = Command::new(&qemu.path);
+        command
+            .args(machine_arguments(cpus, memory))
+            .arg("-kernel")
+            .arg(&host.kernel)
+            .arg("-initrd")
+            .arg(&host.initrd)
+            .arg("-append")
+            .arg(kernel_command_line(&text(&agent, "the path of xtask")?))
+            .args(share_arguments(Path::new("/"), ROOT_TAG, true)?)
+            .args(share_arguments(share, SHARE_TAG, false)?)
+            // Its standard input is the agent's port: the one descriptor a child surely inherits.
+            .stdin(OwnedFd::from(theirs))
+            .stdout(clone()?)
+            .stderr(clone()?)
+            // Out of the terminal's foreground group: Ctrl-C is for the command, through us.
+            .process_group(0);
+        child::die_with_parent(&mut command);
+        let child = command.spawn().map_err(|source| process::Error::Start {
+            program: qemu.path.display().to_string(),
+            source,
+        })?;
+        Ok((Self { child, log }, ours))
+    }
+
+    /// The end of what its kernel and QEMU said.
+    pub fn log_tail(&mut self) -> String {
+        const BYTES: i64 = 4000;
+        let mut bytes = Vec::new();
+        let start = self.log.seek(SeekFrom::End(-BYTES)).or_else(|_| self.log.rewind().map(|()| 0));
+        let _ = start.and_then(|_| self.log.read_to_end(&mut bytes));
+        String::from_utf8_lossy(&bytes).trim().to_owned()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn machine_arguments(cpus: u32, memory: u32) -> Vec<String> {
+    let cpus = cpus.to_string();
+    let memory = memory.to_string();
+    let port = format!("virtserialport,chardev=agent,name={AGENT_PORT}");
+    [
+        // Nothing here needs the board's own timer, keyboard and disks; probing them takes time.
+        &["-M", "q35,hpet=off,i8042=off,sata=off,smbus=off,usb=off,vmport=off"][..],
+        &["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,la57=off"],
+        &["-smp", &cpus, "-m", &memory],
+        &["-nodefaults", "-display", "none", "-no-reboot"],
+        &["-serial", "chardev:log", "-chardev", "file,id=log,path=/dev/stderr,append=on"],
+        &["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"],
+        &["-chardev", "socket,id=agent,fd=0", "-device", &port],
+    ]
+    .concat()
+    .into_iter()
+    .map(str::to_owned)
+    .collect()
+}
+
+fn share_arguments(path: &Path, tag: &str, read_only: bool) -> Result<[String; 2], Error> {
+    // A comma separates options and is doubled to stand for itself.
+    let path = text(path, "the shared folder")?.replace(',', ",,");
+    let read_only = if read_only { "on" } else { "off" };
+    let options = format!(
+        "local,path={path},mount_tag={tag},security_model=none,readonly={read_only},multidevs=remap"
+    );
+    Ok(["-virtfs".to_owned(), options])
+}
+
+fn kernel_command_line(agent: &str) -> String {
+    let agent = crate::percent::encode(agent);
+    // Nothing in here is worth protecting from speculation, nor clearing memory twice for. The emulated
+    // TSC follows the machine's clock, but calibrating it against a slow timer makes Linux distrust it.
+    format!(
+        "console=ttyS0 panic=-1 quiet mitigations=off init_on_alloc=0 random.trust_cpu=on \
+         tsc=reliable no_timer_check cryptomgr.notests audit=0 lsm=landlock cgroup_no_v1=all \
+         carve.agent={agent}"
+    )
+}
+
+fn text(path: &Path, what: &str) -> Result<String, Error> {
+    let text = path.to_str().ok_or_else(|| Error::NotText { what: what.to_owned() })?;
+    Ok(text.to_owned())
+}
