@@ -142,19 +142,22 @@ fn put_back() {
 extern "C" fn on_fatal(signal: i32, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     preserving_errno(|| {
         restore();
+        // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler.
+        let sent = unsafe { (*info).si_code } <= 0;
+        if sent {
+            // What a process sent does not come again by itself: raised, it is delivered when
+            // the handler returns. By default, as handlers of faults expect real faults.
+            handle(signal, libc::SIG_DFL);
+            // SAFETY: raise is async-signal-safe.
+            unsafe { libc::raise(signal) };
+            return;
+        }
+        // A fault happens again when the handler returns, now to what was there before.
         let position = FATAL.iter().position(|&fatal| fatal == signal);
         let previous = position.zip(SAVED.get()).and_then(|(index, saved)| saved.previous[index]);
         if let Some(previous) = previous {
             // SAFETY: `previous` came from sigaction for this signal.
             unsafe { libc::sigaction(signal, &raw const previous, ptr::null_mut()) };
-        }
-        // A fault happens again when the handler returns. What a process sent does not, and
-        // is raised again: it is delivered when the handler returns.
-        // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler.
-        let sent = unsafe { (*info).si_code } <= 0;
-        if sent {
-            // SAFETY: raise is async-signal-safe.
-            unsafe { libc::raise(signal) };
         }
     });
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use support::payload::{self, elf};
 use support::{Finished, Running, have_kvm, run};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Runs a payload with extra arguments until it ends.
 #[track_caller]
@@ -78,9 +78,9 @@ kvm_tests! {
         assert_eq!(guest(payload::interrupt(), &[]).expect(0).text(), ".I");
     }
 
-    fn a_mebibyte_of_output_arrives_whole() {
+    fn output_larger_than_every_buffer_arrives_whole() {
         let line = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+\n";
-        assert!(guest(payload::flood(), &[]).expect(0).text() == line.repeat(16384));
+        assert!(guest(payload::flood(), &[]).expect(0).text() == line.repeat(4096));
     }
 
     fn input_larger_than_every_buffer_arrives_whole() {
@@ -129,12 +129,12 @@ kvm_tests! {
 
     fn a_reader_that_goes_away_ends_the_run() {
         let kernel = elf(payload::flood());
-        let mut command = run(&kernel);
-        let line = format!("exec {} run --log-level error --kernel {}", command_path(&mut command), kernel.display());
-        let script = format!("({line}; echo $? >&2) | head -c 10");
-        let output = Command::new("sh").args(["-c", &script.replace("exec ", "")]).output().unwrap();
+        let program = run(&kernel).get_program().to_string_lossy().into_owned();
+        let script = format!("({program} run --kernel {}; echo $? >&2) | head -c 10", kernel.display());
+        let output = Command::new("sh").args(["-c", &script]).output().unwrap();
         assert_eq!(output.stdout.len(), 10);
-        assert_eq!(String::from_utf8_lossy(&output.stderr).trim(), "141");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(stderr.lines().last(), Some("141"), "{stderr}");
     }
 
     fn every_vcpu_starts_on_one_and_on_many() {
@@ -148,11 +148,7 @@ kvm_tests! {
         let kernel = elf(payload::flood());
         let guests: Vec<_> = (0..2).map(|_| Running::start(&mut run(&kernel))).collect();
         for guest in guests {
-            assert_eq!(guest.finish(SOON).expect(0).stdout.len(), 1 << 20);
+            assert_eq!(guest.finish(SOON).expect(0).stdout.len(), 256 << 10);
         }
     }
-}
-
-fn command_path(command: &mut Command) -> String {
-    command.get_program().to_string_lossy().into_owned()
 }

@@ -64,9 +64,8 @@ pub struct Initrd {
 impl Initrd {
     /// Takes a file opened for reading; `path` is only for messages.
     pub fn open(file: File, path: &Path) -> Result<Self, Error> {
-        let metadata = file
-            .metadata()
-            .map_err(|source| Error::Examine { path: path.to_owned(), source })?;
+        let metadata =
+            file.metadata().map_err(|source| Error::Examine { path: path.to_owned(), source })?;
         if !metadata.is_file() {
             return Err(Error::NotRegular(path.to_owned()));
         }
@@ -101,9 +100,7 @@ impl Initrd {
         let fail = |source| Error::Load { path: self.path.clone(), size: self.size, source };
         let size = usize::try_from(self.size)
             .map_err(|_| fail(vm_memory::GuestMemoryError::GuestAddressOverflow))?;
-        memory
-            .read_exact_volatile_from(GuestAddress(address), &mut *file, size)
-            .map_err(fail)
+        memory.read_exact_volatile_from(GuestAddress(address), &mut *file, size).map_err(fail)
     }
 }
 

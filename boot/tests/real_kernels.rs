@@ -18,7 +18,8 @@ const MEMORY: u64 = 512 << 20;
 
 fn kernels() -> Vec<PathBuf> {
     let list = std::env::var_os("CARVE_TEST_KERNELS").unwrap_or_default();
-    let kernels: Vec<_> = std::env::split_paths(&list).filter(|p| !p.as_os_str().is_empty()).collect();
+    let kernels: Vec<_> =
+        std::env::split_paths(&list).filter(|p| !p.as_os_str().is_empty()).collect();
     if kernels.is_empty() {
         println!("skipped: CARVE_TEST_KERNELS names no kernels");
     }
@@ -62,7 +63,9 @@ fn every_kernel_is_extracted_cached_and_randomised() {
             let entry = guest.load(&memory, &ram, RSDP).unwrap();
             println!(
                 "{}: {start}: opened in {opened:?}, loaded in {:?}, least memory {} MiB, {entry:x?}",
-                kernel.display(), loaded.elapsed(), guest.minimum_memory() >> 20
+                kernel.display(),
+                loaded.elapsed(),
+                guest.minimum_memory() >> 20
             );
             assert_eq!(bytes(&memory, ZERO_PAGE..ZERO_PAGE + 0x212)[0x211] & 2, 2, "KASLR_FLAG");
         }

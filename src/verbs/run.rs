@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -32,11 +33,15 @@ enum Error {
     Record(#[from] RecordError),
     #[error(transparent)]
     Vmm(#[from] vmm::Error),
+    #[error("a bug in Carve ended the run; please report it with the message above")]
+    Panicked,
 }
 
 /// Runs a guest and answers with the exit code of its end.
 pub fn run(args: &RunArgs, start: Instant) -> ExitCode {
-    let outcome = guest(args, start);
+    // A panic has been shown by then; its exit code and record are those of any own error.
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| guest(args, start)))
+        .unwrap_or(Err(Error::Panicked));
     // From here on the terminal is the user's again.
     let (record, code) = match &outcome {
         Ok(outcome) => {

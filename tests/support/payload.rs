@@ -16,17 +16,18 @@ pub const BASE: u64 = 0x20_0000;
 /// Declares `fn NAME() -> &'static [u8]`, the machine code of the given instructions.
 macro_rules! payload {
     ($(#[$doc:meta])* $name:ident: $($line:literal),+ $(,)?) => {
+        core::arch::global_asm!(
+            concat!(".pushsection .rodata.payload_", stringify!($name), ",\"a\",@progbits"),
+            concat!(".globl payload_", stringify!($name), "_start"),
+            concat!("payload_", stringify!($name), "_start:"),
+            $($line,)+
+            concat!(".globl payload_", stringify!($name), "_end"),
+            concat!("payload_", stringify!($name), "_end:"),
+            ".popsection",
+        );
+
         $(#[$doc])*
         pub fn $name() -> &'static [u8] {
-            core::arch::global_asm!(
-                concat!(".pushsection .rodata.payload_", stringify!($name), ",\"a\",@progbits"),
-                concat!(".globl payload_", stringify!($name), "_start"),
-                concat!("payload_", stringify!($name), "_start:"),
-                $($line,)+
-                concat!(".globl payload_", stringify!($name), "_end"),
-                concat!("payload_", stringify!($name), "_end:"),
-                ".popsection",
-            );
             unsafe extern "C" {
                 #[link_name = concat!("payload_", stringify!($name), "_start")]
                 static START: u8;
@@ -204,9 +205,9 @@ payload! {
 }
 
 payload! {
-    /// Prints 1 MiB: 16,384 times 64 bytes by string instruction. Then powers off.
+    /// Prints 256 KiB: 4,096 times 64 bytes by string instruction. Then powers off.
     flood:
-    "mov ebx, 16384",
+    "mov ebx, 4096",
     "2: lea rsi, [rip + 3f]",
     "mov ecx, 64",
     "mov dx, 0x3f8",

@@ -118,11 +118,14 @@ pub fn parse(source: &dyn ReadAt, length: u64) -> Result<Elf, Error> {
             if file_end > length {
                 return Err(Error::Truncated { have: length, need: file_end });
             }
-            end = end.max(file_end);
             segments.push(segment);
-        } else if segment.p_type == abi::PT_NOTE && file_end <= length && pvh_entry.is_none() {
+        } else if file_end > length {
+            // Nothing that a boot needs.
+            continue;
+        } else if segment.p_type == abi::PT_NOTE && pvh_entry.is_none() {
             pvh_entry = find_pvh_entry(source, &segment)?;
         }
+        end = end.max(file_end);
     }
     Ok(Elf { image: image(&header, segments, pvh_entry)?, end })
 }
@@ -230,9 +233,11 @@ fn headers_end(source: &dyn ReadAt, length: u64, header: &abi::Elf64_Ehdr) -> Re
     }
     end = end.max(table_end);
     let mut table = vec![0; size];
-    source
-        .read_exact_at(&mut table, header.e_shoff)
-        .map_err(|source| Error::Read { offset: header.e_shoff, length: size, source })?;
+    source.read_exact_at(&mut table, header.e_shoff).map_err(|source| Error::Read {
+        offset: header.e_shoff,
+        length: size,
+        source,
+    })?;
     for section in table.chunks_exact(SECTION_HEADER) {
         let kind = u32::from_le_bytes(array(section, 4));
         if kind != abi::SHT_NOBITS && kind != abi::SHT_NULL {
@@ -248,9 +253,11 @@ fn headers_end(source: &dyn ReadAt, length: u64, header: &abi::Elf64_Ehdr) -> Re
 fn find_pvh_entry(source: &dyn ReadAt, segment: &abi::Elf64_Phdr) -> Result<Option<u32>, Error> {
     let length = usize::try_from(segment.p_filesz.min(MAX_NOTES)).unwrap_or(0);
     let mut notes = vec![0; length];
-    source
-        .read_exact_at(&mut notes, segment.p_offset)
-        .map_err(|source| Error::Read { offset: segment.p_offset, length, source })?;
+    source.read_exact_at(&mut notes, segment.p_offset).map_err(|source| Error::Read {
+        offset: segment.p_offset,
+        length,
+        source,
+    })?;
     let alignment = if segment.p_align == 8 { 8 } else { 4 };
     let mut rest = notes.as_slice();
     while let Some((head, body)) = rest.split_at_checked(12) {
@@ -289,9 +296,11 @@ fn read<T: ByteValued + Default>(source: &dyn ReadAt, at: u64, length: u64) -> R
     if need > length {
         return Err(Error::Truncated { have: length, need });
     }
-    source
-        .read_exact_at(value.as_mut_slice(), at)
-        .map_err(|source| Error::Read { offset: at, length: size, source })?;
+    source.read_exact_at(value.as_mut_slice(), at).map_err(|source| Error::Read {
+        offset: at,
+        length: size,
+        source,
+    })?;
     Ok(value)
 }
 

@@ -54,7 +54,7 @@ pub fn elf_header(entry: u64, segments: u16) -> abi::Elf64_Ehdr {
 pub fn elf(entry: u64, segments: &[Segment], note: Option<&[u8]>) -> Vec<u8> {
     let count = segments.len() + usize::from(note.is_some());
     let mut file = elf_header(entry, count as u16).as_slice().to_vec();
-    let mut body = Vec::new();
+    let mut body: Vec<u8> = Vec::new();
     let body_at = (64 + 56 * count) as u64;
     let loads = segments.iter().map(|s| (abi::PT_LOAD, s.vaddr, s.paddr, &s.bytes[..], s.memsz));
     let notes = note.iter().map(|note| (abi::PT_NOTE, 0, 0, *note, note.len() as u64));

@@ -197,9 +197,11 @@ pub(crate) fn for_each_chunk<E: From<Error>>(
     while at < length {
         let size = buffer.len().min(usize::try_from(length - at).unwrap_or(usize::MAX));
         let chunk = &mut buffer[..size];
-        source
-            .read_exact_at(chunk, offset + at)
-            .map_err(|source| Error::Read { offset: offset + at, length: size, source })?;
+        source.read_exact_at(chunk, offset + at).map_err(|source| Error::Read {
+            offset: offset + at,
+            length: size,
+            source,
+        })?;
         f(at, chunk)?;
         at += size as u64;
     }

@@ -44,7 +44,8 @@ pub struct Room {
 /// that were relocated with the virtual shift, so both must be the same.
 pub fn choose(protocol: Protocol, room: &Room, random: [u64; 2]) -> Shift {
     let virtual_slots = slots(room, KERNEL_IMAGE_SIZE);
-    let physical_slots = if room.fixed { 1 } else { slots(room, room.ceiling.min(MMIO_HOLE.start)) };
+    let physical_slots =
+        if room.fixed { 1 } else { slots(room, room.ceiling.min(MMIO_HOLE.start)) };
     let pick = |slots: u64, random: u64| {
         // The bias is below 2⁻⁵⁰: there are a few thousand slots at most.
         let slot = (u128::from(random) * u128::from(slots)) >> 64;

@@ -8,6 +8,8 @@ pub mod bzimage;
 pub mod cache;
 pub mod elf;
 mod extracted;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod image;
 pub mod kaslr;
 pub mod payload;
@@ -194,8 +196,12 @@ impl Kernel {
                 Format::BzImage => Self::open_bzimage(&file, length, path, options.extract, cache)?,
             },
         };
-        let mut kernel =
-            Self { path: path.to_owned(), file: Mutex::new(file), protocol: Protocol::Linux64, body };
+        let mut kernel = Self {
+            path: path.to_owned(),
+            file: Mutex::new(file),
+            protocol: Protocol::Linux64,
+            body,
+        };
         kernel.protocol = kernel.choose_protocol(options.protocol)?;
         Ok(kernel)
     }

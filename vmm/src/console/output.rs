@@ -96,6 +96,8 @@ impl Output {
         if state.broken {
             return Ok(());
         }
+        // A writer that has not taken the bytes before these yet needs no second call.
+        let wake = state.buffer.is_empty();
         state.buffer.extend_from_slice(bytes);
         if state.writer.is_none() {
             let shared = Arc::clone(&self.0);
@@ -103,7 +105,9 @@ impl Output {
             state.writer = Some(writer);
         }
         drop(state);
-        self.0.filled.notify_one();
+        if wake {
+            self.0.filled.notify_one();
+        }
         Ok(())
     }
 }

@@ -177,7 +177,7 @@ impl Machine {
         self.platform.stop.store(true, Ordering::Release);
         for thread in &self.threads {
             // A thread that has ended already cannot be signalled; it needs no signal either.
-            let _ = thread.kill(kick::signal() - libc::SIGRTMIN());
+            let _ = thread.kill(kick::signal());
         }
         for thread in self.threads.drain(..) {
             // Its panics are caught and kept in `ends`.

@@ -191,8 +191,8 @@ fn decode(table: &[u8]) -> Option<(Header, Image)> {
         linux: has(IS_LINUX),
     };
     let inverse = has(HAS_INVERSE);
-    let relocations = has(HAS_RELOCATIONS)
-        .then_some(relocations::Table { offset, words, inverse, checksum });
+    let relocations =
+        has(HAS_RELOCATIONS).then_some(relocations::Table { offset, words, inverse, checksum });
     let ranges = next()?;
     if ranges > MAX_RANGES as u64 {
         return None;
