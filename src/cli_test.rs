@@ -15,8 +15,10 @@ fn every_key_with_a_flag_has_that_flag_and_the_words_it_takes_in_the_help() {
     let help = run.render_long_help().to_string();
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     for key in KEYS.iter().filter(|key| !key.flag.is_empty()) {
-        let argument = run.get_arguments().find(|a| Some(a.get_id().as_str()) != Some("help")
-            && a.get_long().is_some_and(|long| key.flag.strip_prefix("--") == Some(long)));
+        let argument = run.get_arguments().find(|a| {
+            Some(a.get_id().as_str()) != Some("help")
+                && a.get_long().is_some_and(|long| key.flag.strip_prefix("--") == Some(long))
+        });
         let argument = argument.unwrap_or_else(|| panic!("no flag {}", key.flag));
         if argument.get_action().takes_values() {
             assert!(help.contains(key.meaning), "{} in {help}", key.meaning);
@@ -27,10 +29,33 @@ fn every_key_with_a_flag_has_that_flag_and_the_words_it_takes_in_the_help() {
 #[test]
 fn flags_become_the_keys_they_stand_for() {
     let arguments = [
-        "carve", "run", "--kernel", "k", "--initrd", "i", "--cmdline", "-x y", "--cpus", "4",
-        "--memory", "1g", "--name", "web-1", "--topology", "cores=4", "--hugepages", "2M",
-        "--memory-backing", "memfd", "--no-thp", "--prefault", "--boot-protocol", "pvh",
-        "--no-extract", "--no-reboot", "--debug-exit",
+        "carve",
+        "run",
+        "--kernel",
+        "k",
+        "--initrd",
+        "i",
+        "--cmdline",
+        "-x y",
+        "--cpus",
+        "4",
+        "--memory",
+        "1g",
+        "--name",
+        "web-1",
+        "--topology",
+        "cores=4",
+        "--hugepages",
+        "2M",
+        "--memory-backing",
+        "memfd",
+        "--no-thp",
+        "--prefault",
+        "--boot-protocol",
+        "pvh",
+        "--no-extract",
+        "--no-reboot",
+        "--debug-exit",
     ];
     let Verb::Run(run) = Cli::try_parse_from(arguments).unwrap().verb else { panic!("not run") };
     let config = run.vm.spec().resolve().unwrap();

@@ -212,8 +212,9 @@ pub fn own_error(error: &(dyn Error + 'static)) -> ExitCode {
 
 /// Tells the user something on standard error.
 pub fn say(text: &str) {
-    // Nothing is left to tell it to if standard error is closed.
-    let _ = writeln!(io::stderr(), "carve: {text}");
+    // In one write, so that lines of several processes do not mix. Nothing is left to tell it
+    // to if standard error is closed.
+    let _ = io::stderr().write_all(format!("carve: {text}\n").as_bytes());
 }
 
 /// Prints a verb's result. A reader that has enough (`| head`) is no error.

@@ -3,18 +3,22 @@
 //!
 //! Normal returns and errors drop [`Raw`]; a panic is seen by the panic hook; a
 //! signal that would kill the process by a handler that restores the terminal and
-//! then lets the signal do what it would have done. When the process is stopped
-//! (SIGTSTP) the terminal is restored too, and made raw again when it continues in
-//! the foreground. Nothing can be done about SIGKILL: `reset` repairs the terminal.
+//! then lets the signal do what it would have done; SIGKILL by the [`guardian`],
+//! another process. When the process is stopped (SIGTSTP) the terminal is restored
+//! too, and made raw again when it continues in the foreground.
 //!
 //! The terminal is never made non-blocking: other processes share it.
 #![allow(unsafe_code)] // termios and signal handlers: async-signal-safe libc calls.
+
+mod guardian;
 
 use std::io::{self, IsTerminal};
 use std::mem;
 use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use guardian::Guardian;
 
 const INPUT: i32 = libc::STDIN_FILENO;
 
@@ -58,15 +62,20 @@ struct Saved {
 
 /// The terminal cannot be used as a console.
 #[derive(Debug, thiserror::Error)]
-#[error("the terminal on standard input cannot be put in raw mode; give the guest another input, such as < /dev/null")]
+#[error(
+    "the terminal on standard input cannot be put in raw mode; give the guest another input, such as < /dev/null"
+)]
 pub struct Error(#[source] io::Error);
 
 /// While it lives the terminal is raw.
 #[derive(Debug)]
-pub struct Raw(());
+pub struct Raw {
+    _guardian: Option<Guardian>,
+}
 
 impl Raw {
-    /// Makes the terminal raw if both standard input and standard output are one.
+    /// Makes the terminal raw if both standard input and standard output are one. The process
+    /// must have no other thread yet.
     ///
     /// # Errors
     ///
@@ -79,6 +88,8 @@ impl Raw {
         let mut raw = found;
         // SAFETY: `raw` is a termios the kernel filled in.
         unsafe { libc::cfmakeraw(&raw mut raw) };
+        // Before signal handlers, which are not the guardian's.
+        let guardian = Guardian::start(found, raw);
         let previous = FATAL.map(disposition_to_replace);
         let saved = SAVED.get_or_init(|| Saved { found, raw, previous });
         for (signal, previous) in FATAL.into_iter().zip(saved.previous) {
@@ -97,7 +108,7 @@ impl Raw {
             RAW.store(false, Ordering::SeqCst);
             Error(error)
         })?;
-        Ok(Some(Self(())))
+        Ok(Some(Self { _guardian: guardian }))
     }
 }
 
@@ -194,11 +205,13 @@ extern "C" fn on_continue(_signal: i32, _info: *mut libc::siginfo_t, _context: *
 
 /// Handlers interrupt code that is about to read `errno`.
 fn preserving_errno(body: impl FnOnce()) {
-    // SAFETY: errno's address is valid for as long as the thread lives.
-    let saved = unsafe { *libc::__errno_location() };
+    // SAFETY: takes nothing and returns the address of this thread's errno.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: the address is valid for as long as the thread lives.
+    let saved = unsafe { *errno };
     body();
     // SAFETY: as above.
-    unsafe { *libc::__errno_location() = saved };
+    unsafe { *errno = saved };
 }
 
 /// Whether the terminal obeys this process: it is in the foreground, or the terminal is not

@@ -111,7 +111,10 @@ fn a_kernel_can_unpack_itself() {
 #[test]
 fn an_elf_vmlinux_boots_by_both_protocols() {
     let image = std::fs::read(Guest::new(DEFAULT).kernel_path()).unwrap();
-    let elf = boot::kernel::extract(&image).unwrap();
+    let header = boot::kernel::bzimage::Header::parse(&image, image.len() as u64).unwrap();
+    let payload = header.payload();
+    let payload = &image[payload.start as usize..payload.end as usize];
+    let elf = boot::kernel::payload::extract(payload, 1 << 30).unwrap();
     let vmlinux = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(vmlinux.path(), elf).unwrap();
     for protocol in ["linux64", "pvh"] {

@@ -3,6 +3,8 @@
 //! `CARVE_TEST_KERNELS` lists them, separated by colons. Without it the tests are skipped and say
 //! so. Times are printed: run with `--release -- --nocapture` to look at them.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;

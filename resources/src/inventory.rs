@@ -116,8 +116,7 @@ fn cpu_virtualizes() -> bool {
     // Intel SDM volume 2A, CPUID: leaf 1, ECX bit 5 is VMX.
     let vmx = __cpuid(1).ecx & (1 << 5) != 0;
     // AMD APM volume 3, appendix E: leaf 8000_0001, ECX bit 2 is SVM.
-    let svm =
-        __cpuid(0x8000_0000).eax >= 0x8000_0001 && __cpuid(0x8000_0001).ecx & (1 << 2) != 0;
+    let svm = __cpuid(0x8000_0000).eax >= 0x8000_0001 && __cpuid(0x8000_0001).ecx & (1 << 2) != 0;
     vmx || svm
 }
 

@@ -35,7 +35,9 @@ pub enum ParseSizeError {
     #[error("`{0}` does not start with a number; write a size such as 512MiB or 2g")]
     NoNumber(String),
     /// The text after the number is no unit.
-    #[error("`{text}` ends in `{unit}`, which is no unit of size; use k, m, g, t or p, alone or followed by b or ib, as in 512MiB")]
+    #[error(
+        "`{text}` ends in `{unit}`, which is no unit of size; use k, m, g, t or p, alone or followed by b or ib, as in 512MiB"
+    )]
     UnknownUnit {
         /// The whole text.
         text: String,
@@ -46,7 +48,9 @@ pub enum ParseSizeError {
     #[error("`{0}` is more than 16EiB, the largest size there is; write a smaller one")]
     TooLarge(String),
     /// A fraction that does not make whole bytes.
-    #[error("`{0}` is not a whole number of bytes; write it in a smaller unit, such as 1126MiB for 1.1GiB")]
+    #[error(
+        "`{0}` is not a whole number of bytes; write it in a smaller unit, such as 1126MiB for 1.1GiB"
+    )]
     Fraction(String),
 }
 

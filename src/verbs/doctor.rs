@@ -168,8 +168,7 @@ fn nested(allowed: bool) -> Finding {
 fn memory(host: &Inventory) -> Finding {
     match (host.memory_total, host.memory_available) {
         (Some(total), Some(available)) => {
-            let value =
-                format!("{} available of {}", available.approximate(), total.approximate());
+            let value = format!("{} available of {}", available.approximate(), total.approximate());
             if available < Size::from_mib(128) {
                 warn("memory", value, "end what uses it, or run guests of less memory")
             } else {

@@ -27,7 +27,9 @@ enum Error {
     Preflight(#[from] preflight::Error),
     #[error(transparent)]
     Terminal(#[from] terminal::Error),
-    #[error("standard input or output cannot be duplicated; raise the limit of open files (ulimit -n)")]
+    #[error(
+        "standard input or output cannot be duplicated; raise the limit of open files (ulimit -n)"
+    )]
     Duplicate(#[source] io::Error),
     #[error(transparent)]
     Record(#[from] RecordError),

@@ -32,7 +32,8 @@ const REQUIRED: [&str; 9] = [
     "virtio_pci",
 ];
 /// Modules that kernels name differently or leave out.
-const OPTIONAL: [&str; 9] = [
+const OPTIONAL: [&str; 10] = [
+    "crc32c_generic",
     "erofs",
     "pvpanic",
     "pvpanic_mmio",

@@ -1,10 +1,14 @@
 //! Developer tasks of Carve, run as `cargo xtask TASK`: guests to boot, a KVM host to boot them on, tests and
 //! measurements. Nothing here is part of what users install.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod apt;
+mod cargo;
 mod child;
 mod cpio;
 mod decompress;
+mod demo;
 mod files;
 mod guest;
 mod host;
@@ -13,6 +17,7 @@ mod kernels;
 mod modules;
 mod percent;
 mod process;
+mod test;
 mod workspace;
 
 use std::process::ExitCode;
@@ -29,6 +34,10 @@ enum Task {
     Guest(guest::Arguments),
     /// Run a command on a KVM host: this machine, or an emulated one that sees the same files
     Host(host::Arguments),
+    /// Run every check and test, and sum up
+    Test(test::Arguments),
+    /// Boot a stock Debian guest and give its prompt, from nothing
+    Demo(demo::Arguments),
     /// First process of the emulated host
     #[command(hide = true)]
     HostAgent,
@@ -41,18 +50,30 @@ fn main() -> ExitCode {
         Task::Host(arguments) => {
             host::run(&workspace, &arguments).map(ExitCode::from).map_err(Into::into)
         }
+        Task::Test(arguments) => Ok(match test::run(&workspace, &arguments) {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }),
+        Task::Demo(arguments) => {
+            demo::run(&workspace, &arguments).map(ExitCode::from).map_err(Into::into)
+        }
         Task::HostAgent => host::agent::run(),
     };
     result.unwrap_or_else(|error| {
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            message.push_str(&format!(": {error}"));
-            cause = error.source();
-        }
-        eprintln!("xtask: {message}");
+        eprintln!("xtask: {}", chain(error.as_ref()));
         ExitCode::from(125)
     })
+}
+
+/// An error with all its causes, in one line unless a cause has more.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    message
 }
 
 fn done<E: std::error::Error + 'static>(

@@ -10,8 +10,8 @@ fn memory() -> GuestMemoryMmap {
 }
 
 fn image(pieces: Vec<Piece>) -> Image {
-    let layout =
-        Layout { ranges: vec![BASE..BASE + 0x4_0000], entry: BASE, pvh_entry: None, linux: false };
+    let ranges = Vec::from([(BASE, BASE + 0x4_0000)].map(|(start, end)| start..end));
+    let layout = Layout { ranges, entry: BASE, pvh_entry: None, linux: false };
     Image { layout, pieces, relocations: None }
 }
 

@@ -22,7 +22,7 @@ fn compress(format: Format, content: &[u8]) -> Vec<u8> {
             let mut encoder =
                 flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
             encoder.write_all(content).unwrap();
-            return encoder.finish().unwrap();
+            encoder.finish().unwrap()
         }
         Format::Bzip2 => {
             let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());

@@ -18,6 +18,9 @@ use super::read_at::ReadAt;
 
 const CHUNK: usize = 64 << 10;
 
+/// Largest table looked for, in bytes; Linux has 1 MiB. Stops a search through a file of any size.
+const MAX_TABLE: u64 = 64 << 20;
+
 /// Why a kernel cannot be relocated.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -54,7 +57,10 @@ impl Table {
     /// none, or something else.
     pub fn find(source: &dyn ReadAt, start: u64, end: u64) -> Result<Option<Self>, image::Error> {
         let length = end.saturating_sub(start);
-        let (Ok(words), 0) = (u32::try_from(length / 4), length % 4) else { return Ok(None) };
+        if !length.is_multiple_of(4) || length > MAX_TABLE {
+            return Ok(None);
+        }
+        let Ok(words) = u32::try_from(length / 4) else { return Ok(None) };
         let mut first = None;
         let mut zeros = 0;
         let mut buffer = vec![0; CHUNK];

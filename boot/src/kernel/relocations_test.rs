@@ -43,6 +43,7 @@ fn other_bytes_are_no_table() {
     assert_eq!(found(&[0; 4]), None, "one group");
     assert_eq!(found(&[0; 16]), None, "four groups");
     assert_eq!(found(&[0; 9]), None, "not words");
+    assert_eq!(Table::find(&[0u8; 12].as_slice(), 0, 1 << 40).unwrap(), None, "not even read");
     assert_eq!(found(b"SIGN\0\0\0\0\0\0\0\0"), None, "does not start with a group");
 }
 

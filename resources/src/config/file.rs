@@ -110,10 +110,8 @@ fn unknown_keys(table: &DeTable<'_>, prefix: &str, report: &mut impl FnMut(&str,
 /// The keys and tables that may stand where `path` stands, in words.
 fn known_beside(path: &str) -> String {
     let prefix = path.rfind('.').map_or("", |dot| &path[..=dot]);
-    let mut names: Vec<&str> = KEYS
-        .iter()
-        .filter_map(|key| key.path.strip_prefix(prefix)?.split('.').next())
-        .collect();
+    let mut names: Vec<&str> =
+        KEYS.iter().filter_map(|key| key.path.strip_prefix(prefix)?.split('.').next()).collect();
     names.dedup();
     names.join(", ")
 }

@@ -35,7 +35,8 @@ fn unknown_keys_are_marked_with_the_nearest_known_one() {
 
 #[test]
 fn all_unknown_keys_are_found_also_in_tables() {
-    let error = parse("colour = 1\n[memory]\nszie = 1\n[boot]\nextract = true\nx.y = 2").unwrap_err();
+    let error =
+        parse("colour = 1\n[memory]\nszie = 1\n[boot]\nextract = true\nx.y = 2").unwrap_err();
     let messages: Vec<_> = error.problems.iter().map(|p| p.message.as_str()).collect();
     assert_eq!(messages.len(), 3, "{messages:?}");
     assert!(messages.iter().any(|m| m.contains("`memory.szie`; did you mean `memory.size`?")));

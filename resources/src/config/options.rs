@@ -55,19 +55,13 @@ impl BootSpec {
     /// These keys where given, those of `below` elsewhere.
     #[must_use]
     pub fn over(self, below: Self) -> Self {
-        Self {
-            protocol: self.protocol.or(below.protocol),
-            extract: self.extract.or(below.extract),
-        }
+        Self { protocol: self.protocol.or(below.protocol), extract: self.extract.or(below.extract) }
     }
 
     /// Defaults filled in.
     #[must_use]
     pub fn resolve(self) -> Boot {
-        Boot {
-            protocol: self.protocol.unwrap_or_default(),
-            extract: self.extract.unwrap_or(true),
-        }
+        Boot { protocol: self.protocol.unwrap_or_default(), extract: self.extract.unwrap_or(true) }
     }
 }
 

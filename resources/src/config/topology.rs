@@ -65,8 +65,9 @@ impl FromStr for Topology {
                 .iter_mut()
                 .find(|(name, _)| *name == key)
                 .ok_or_else(|| fail(format!("`{key}` is not sockets, cores or threads")))?;
-            let number =
-                value.parse().map_err(|_| fail(format!("{key} `{value}` is not a whole number")))?;
+            let number = value
+                .parse()
+                .map_err(|_| fail(format!("{key} `{value}` is not a whole number")))?;
             if slot.replace(number).is_some() {
                 return Err(fail(format!("{key} is given twice")));
             }

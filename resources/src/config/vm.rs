@@ -57,22 +57,30 @@ pub struct VmConfig {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
     /// No kernel.
-    #[error("no kernel is given; name one with --kernel FILE, or with kernel = \"FILE\" in the config file")]
+    #[error(
+        "no kernel is given; name one with --kernel FILE, or with kernel = \"FILE\" in the config file"
+    )]
     KernelMissing,
     /// An empty path.
     #[error("{0} is an empty path; name a file, or leave {0} out")]
     EmptyPath(&'static str),
     /// A control character in the kernel command line.
-    #[error("cmdline has the control character {0:?}, which a kernel command line cannot hold; separate arguments by spaces")]
+    #[error(
+        "cmdline has the control character {0:?}, which a kernel command line cannot hold; separate arguments by spaces"
+    )]
     CommandLine(char),
     /// vCPUs out of range.
     #[error("vcpus is {0}, but a guest has 1 to {MAX_VCPUS} vCPUs; choose a number in that range")]
     Vcpus(u32),
     /// A part of the topology is 0.
-    #[error("topology is {0}, but each part of it is at least 1; leave out the parts that do not matter")]
+    #[error(
+        "topology is {0}, but each part of it is at least 1; leave out the parts that do not matter"
+    )]
     EmptyTopology(Topology),
     /// The topology's product is another number than the vCPUs.
-    #[error("topology {topology} makes {product} vCPUs, but vcpus is {vcpus}; make the two agree, or leave one out")]
+    #[error(
+        "topology {topology} makes {product} vCPUs, but vcpus is {vcpus}; make the two agree, or leave one out"
+    )]
     Topology {
         /// As given.
         topology: Topology,
@@ -137,7 +145,8 @@ impl VmSpec {
         let (vcpus, topology) = resolve_vcpus(self.vcpus, self.topology, &mut conflicts);
         let memory = self.memory.resolve();
         check_memory(memory.size, self.hugepages, &mut conflicts);
-        if let Some(character) = self.cmdline.iter().flat_map(|c| c.chars()).find(|c| c.is_control())
+        if let Some(character) =
+            self.cmdline.iter().flat_map(|c| c.chars()).find(|c| c.is_control())
         {
             conflicts.push(Conflict::CommandLine(character));
         }
@@ -233,8 +242,8 @@ pub fn load(file: Option<&File>, flags: VmSpec) -> Result<VmConfig, Error> {
     spec.resolve().map_err(|conflicts| {
         let from_flags = toml::Table::try_from(&flags).unwrap_or_default();
         let locate = |conflict: &Conflict| {
-            let in_file = conflict.keys().iter().find(|key| !sets(&from_flags, key))?;
-            file?.locate(in_file)
+            let in_file = conflict.keys().iter().filter(|key| !sets(&from_flags, key));
+            in_file.filter_map(|key| file?.locate(key)).next()
         };
         let problems = conflicts
             .iter()

@@ -117,7 +117,7 @@ fn parse_line(line: &str) -> Option<Stanza> {
         None => ("", rest),
     };
     let mut words = rest.split_whitespace();
-    let mut field = |name: &str, value: String| (name.to_owned(), format!(" {value}"));
+    let field = |name: &str, value: String| (name.to_owned(), format!(" {value}"));
     let mut fields = vec![
         field("Types", kind.to_owned()),
         field("URIs", words.next()?.to_owned()),

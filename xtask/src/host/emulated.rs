@@ -87,16 +87,8 @@ impl Session {
     fn pump_input(&self, input: bool) {
         let sender = Arc::clone(&self.sender);
         std::thread::spawn(move || {
-            let mut buffer = vec![0; 16 << 10];
-            while input {
-                match stdio::stdin().lock().read(&mut buffer) {
-                    Ok(0) | Err(_) => break,
-                    Ok(count) => {
-                        if send(&sender, &Frame::Input(buffer[..count].to_vec())).is_err() {
-                            return;
-                        }
-                    }
-                }
+            if input {
+                copy_input(&sender);
             }
             let _ = send(&sender, &Frame::InputEnd);
         });
@@ -152,6 +144,16 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// Sends our standard input to its end.
+fn copy_input(sender: &Mutex<UnixStream>) {
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(count @ 1..) = stdio::stdin().lock().read(&mut buffer) {
+        if send(sender, &Frame::Input(buffer[..count].to_vec())).is_err() {
+            return;
+        }
     }
 }
 

@@ -101,7 +101,7 @@ fn set_limits() -> io::Result<()> {
     let files = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
     let unlimited = Rlimit { current: None, maximum: None };
     setrlimit(Resource::Nofile, files)?;
-    setrlimit(Resource::Memlock, unlimited.clone())?;
+    setrlimit(Resource::Memlock, unlimited)?;
     setrlimit(Resource::Nproc, unlimited)?;
     Ok(())
 }

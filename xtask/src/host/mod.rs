@@ -12,7 +12,7 @@ mod qemu;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::workspace::Workspace;
@@ -194,23 +194,32 @@ struct Share {
 }
 
 impl Share {
-    fn make(workspace: &Workspace, given: Option<&std::path::Path>) -> Result<Self, Error> {
+    fn make(workspace: &Workspace, given: Option<&Path>) -> Result<Self, Error> {
         let ours = given.is_none();
-        let path = match given {
-            Some(path) => path.to_owned(),
-            None => workspace.cache("share").join(std::process::id().to_string()),
-        };
+        let path = given.map_or_else(|| Self::new_folder(workspace), Path::to_owned);
         files::create_dir(&path)?;
         let path = path.canonicalize().map_err(files::at("resolve", &path))?;
         Ok(Self { path, ours })
+    }
+
+    /// A folder named by our process. Empty ones of processes that were killed are cleaned away.
+    fn new_folder(workspace: &Workspace) -> PathBuf {
+        let shares = workspace.cache("share");
+        for folder in files::list(&shares).unwrap_or_default() {
+            let process = folder.file_name().map(|name| Path::new("/proc").join(name));
+            if process.is_some_and(|process| !process.exists()) {
+                let _ = std::fs::remove_dir(&folder);
+            }
+        }
+        shares.join(std::process::id().to_string())
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        if self.ours {
-            // Fails, as it should, where the command left files in it.
-            let _ = std::fs::remove_dir(&self.path);
+        // Fails, as it should, where the command left files in it.
+        if self.ours && std::fs::remove_dir(&self.path).is_err() {
+            eprintln!("xtask: the command's files are in {}", self.path.display());
         }
     }
 }

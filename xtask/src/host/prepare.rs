@@ -17,14 +17,15 @@ use crate::workspace::Workspace;
 const KERNEL_VARIABLE: &str = "CARVE_HOST_KERNEL";
 const INIT: &str = include_str!("../init/host.sh");
 /// Raised where the files change for a reason other than the init script's text or the kernel.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Needed to reach the root file system and the agent's port.
 const BOOT: [&str; 5] = ["virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay"];
 /// Loaded by the agent.
 const KVM: [&str; 1] = ["kvm_amd"];
 /// What a host of guests offers; loaded on demand with `modprobe`, the first three by the agent.
-const OFFERED: [&str; 26] = [
+const OFFERED: [&str; 27] = [
+    "crc32c_generic",
     "tun",
     "vhost_net",
     "vhost_vsock",

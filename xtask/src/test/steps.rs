@@ -1,0 +1,335 @@
+//! The steps of `xtask test`, each a few programs run and judged.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+use object::Object;
+
+use super::Arguments;
+use super::report::{Counts, Outcome};
+use crate::apt::{Apt, Suite};
+use crate::cargo::{self, Profile, TestBinary};
+use crate::workspace::Workspace;
+use crate::{child, files, guest, process};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Package whose targets under `tests/` run the binary.
+const CARVE: &str = "carve";
+/// Those of them that need no guest to boot, and those whose guests boot anywhere. All others boot stock kernels and
+/// run on a KVM host.
+const LOCAL_TARGETS: [&str; 1] = ["cli"];
+const KVM_TARGETS: [&str; 1] = ["kvm"];
+/// The one boot of `--quick`.
+const QUICK_BOOT: &str = "debian_6_1_cloud_512_mib";
+/// More than the emulated host takes for all boots, several times.
+const HOST_LIMIT: &str = "1h";
+const MUSL: &str = "x86_64-unknown-linux-musl";
+
+/// What the steps share.
+pub struct Steps<'a> {
+    workspace: &'a Workspace,
+    arguments: &'a Arguments,
+    tests: Option<Vec<TestBinary>>,
+}
+
+impl<'a> Steps<'a> {
+    pub fn new(workspace: &'a Workspace, arguments: &'a Arguments) -> Self {
+        Self { workspace, arguments, tests: None }
+    }
+
+    pub fn format(&mut self) -> Result<Outcome> {
+        judge(&mut self.cargo(&["fmt", "--all", "--check"]), "run cargo fmt --all")
+    }
+
+    pub fn lints(&mut self) -> Result<Outcome> {
+        let arguments = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        judge(&mut self.cargo(&arguments), "clippy complains")
+    }
+
+    pub fn docs(&mut self) -> Result<Outcome> {
+        let mut command = self.cargo(&["doc", "--workspace", "--no-deps"]);
+        let built = judge(command.env("RUSTDOCFLAGS", "-D warnings"), "rustdoc complains")?;
+        match built {
+            Outcome::Passed(_) => {
+                judge(&mut self.cargo(&["test", "--workspace", "--doc"]), "examples fail")
+            }
+            built => Ok(built),
+        }
+    }
+
+    pub fn unit(&mut self) -> Result<Outcome> {
+        let local = |test: &TestBinary| !runs_guests(test);
+        let tests: Vec<_> = self.tests()?.iter().filter(|test| local(test)).cloned().collect();
+        if process::find("cargo-nextest").is_some() {
+            let guests = self.tests()?.iter().filter(|test| runs_guests(test));
+            let guests: Vec<_> = guests.map(|test| format!("binary(={})", test.name)).collect();
+            let filter = format!("not (package({CARVE}) & kind(test) & ({}))", guests.join(" | "));
+            let mut command = self.cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]);
+            command.args(["--no-tests", "pass", "-E", &filter]).args(&self.arguments.filter);
+            self.add_environment(&mut command, None)?;
+            return judge(&mut command, "unit tests fail");
+        }
+        self.run_here(&tests, None)
+    }
+
+    pub fn kvm(&mut self) -> Result<Outcome> {
+        if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
+            let reason = format!(
+                "/dev/kvm cannot be opened ({error}): load the module kvm-amd or \
+                kvm-intel, or get access to the device; `carve doctor` says more"
+            );
+            return Ok(Outcome::Skipped(reason));
+        }
+        let carve = self.carve()?;
+        let tests = self.targets(|test| KVM_TARGETS.contains(&test.name.as_str()))?;
+        self.run_here(&tests, Some(&carve))
+    }
+
+    pub fn boot(&mut self) -> Result<Outcome> {
+        let carve = self.carve()?;
+        let quick = self.arguments.quick;
+        let tests = self.targets(|test| {
+            let name = test.name.as_str();
+            if quick { name == "boot" } else { !LOCAL_TARGETS.contains(&name) }
+        })?;
+        let words = match &self.arguments.filter {
+            Some(filter) => format!(" {}", quoted(filter)),
+            None if quick => format!(" --exact {QUICK_BOOT}"),
+            None => String::new(),
+        };
+        let mut script = "status=0\n".to_owned();
+        for test in &tests {
+            let (folder, program) = (shell_path(&test.directory), shell_path(&test.path));
+            script += &format!("cd {folder} && {program} --test-threads 2{words} || status=1\n");
+        }
+        script += "exit $status";
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["host", "--no-stdin", "--time-limit", HOST_LIMIT, "--", "sh", "-c", &script]);
+        self.add_environment(&mut command, Some(&carve))?;
+        judge_tests(&mut command, "tests on the KVM host fail")
+    }
+
+    pub fn static_build(&mut self) -> Result<Outcome> {
+        if let Some(reason) = add_target(self.workspace) {
+            return Ok(Outcome::Skipped(reason));
+        }
+        let carve = cargo::build_carve(self.workspace, Profile::Release, Some(MUSL))?;
+        if let Some(reason) = is_dynamic(&carve)? {
+            return Ok(Outcome::Failed(Counts::default(), reason));
+        }
+        process::output(Command::new(&carve).arg("--version"))?;
+        Ok(Outcome::Passed(Counts::default()))
+    }
+
+    pub fn deny(&mut self) -> Result<Outcome> {
+        if process::find("cargo-deny").is_none() {
+            let reason = "cargo-deny is not installed: cargo install --locked cargo-deny";
+            return Ok(Outcome::Skipped(reason.to_owned()));
+        }
+        let mut command = self.cargo(&["deny", "check", "bans", "licenses", "sources"]);
+        judge(&mut command, "cargo-deny complains")
+    }
+
+    pub fn fuzz(&mut self) -> Result<Outcome> {
+        let folder = self.workspace.root().join("fuzz");
+        if process::find("cargo-fuzz").is_none() {
+            eprintln!("xtask: installing cargo-fuzz (a minute)");
+            let mut install = self.cargo(&["install", "--quiet", "--locked", "cargo-fuzz"]);
+            if let Err(error) = process::run(&mut install) {
+                return Ok(Outcome::Skipped(format!("cargo-fuzz cannot be installed: {error}")));
+            }
+        }
+        let mut counts = Counts::default();
+        let mut failed = Vec::new();
+        for source in files::list(&folder.join("fuzz_targets"))? {
+            let Some(target) = source.file_stem().and_then(|stem| stem.to_str()) else { continue };
+            if self.fuzz_one(&folder, target)?.success() {
+                counts.passed += 1;
+            } else {
+                counts.failed += 1;
+                failed.push(target.to_owned());
+            }
+        }
+        Ok(if failed.is_empty() {
+            Outcome::Passed(counts)
+        } else {
+            let reason = format!("{}: the input is under fuzz/artifacts", failed.join(", "));
+            Outcome::Failed(counts, reason)
+        })
+    }
+
+    fn fuzz_one(&self, folder: &Path, target: &str) -> Result<ExitStatus> {
+        let corpus = folder.join("corpus").join(target);
+        files::create_dir(&corpus)?;
+        let seconds = self.arguments.fuzz_seconds.as_secs();
+        let mut command = self.cargo(&["fuzz", "run", target]);
+        command.arg(corpus);
+        let seeds = folder.join("seeds").join(target);
+        if seeds.is_dir() {
+            command.arg(seeds);
+        }
+        command.args(["--", &format!("-max_total_time={seconds}"), "-verbosity=0"]);
+        // The sanitizers are part of this toolchain too, behind what else needs a nightly one.
+        command.env("RUSTC_BOOTSTRAP", "1").env_remove("CARGO_TARGET_DIR");
+        let (status, _) = stream(&mut command)?;
+        Ok(status)
+    }
+
+    fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = cargo::command(self.workspace);
+        command.args(arguments);
+        command
+    }
+
+    fn carve(&self) -> Result<PathBuf> {
+        let profile = if self.arguments.quick { Profile::Dev } else { Profile::Release };
+        Ok(cargo::build_carve(self.workspace, profile, None)?)
+    }
+
+    fn tests(&mut self) -> Result<&[TestBinary]> {
+        if self.tests.is_none() {
+            self.tests = Some(cargo::build_tests(self.workspace)?);
+        }
+        Ok(self.tests.as_deref().unwrap_or_default())
+    }
+
+    /// The chosen targets under `tests/`.
+    fn targets(&mut self, chosen: impl Fn(&TestBinary) -> bool) -> Result<Vec<TestBinary>> {
+        let targets = self.tests()?.iter().filter(|test| is_end_to_end(test) && chosen(test));
+        Ok(targets.cloned().collect())
+    }
+
+    fn run_here(&self, tests: &[TestBinary], carve: Option<&Path>) -> Result<Outcome> {
+        let mut counts = Counts::default();
+        let mut failed = Vec::new();
+        for test in tests {
+            let mut command = Command::new(&test.path);
+            command.current_dir(&test.directory).args(&self.arguments.filter);
+            self.add_environment(&mut command, carve)?;
+            let (status, seen) = stream(&mut command)?;
+            counts.passed += seen.passed;
+            counts.failed += seen.failed;
+            counts.skipped += seen.skipped;
+            if !status.success() {
+                failed.push(test.name.clone());
+            }
+        }
+        Ok(match &failed[..] {
+            [] if counts.none() => Outcome::Failed(counts, "no test ran".to_owned()),
+            [] => Outcome::Passed(counts),
+            names => Outcome::Failed(counts, names.join(", ")),
+        })
+    }
+
+    /// What tests read from the environment. Tools that can be had make their absence a failure.
+    fn add_environment(&self, command: &mut Command, carve: Option<&Path>) -> Result<()> {
+        let manifest = guest::obtain(self.workspace, false)?;
+        let kernels = std::env::join_paths(manifest.kernels.iter().map(|guest| &guest.kernel))?;
+        command.env("CARVE_GUESTS", guest::directory(self.workspace));
+        command.env("CARVE_TEST_KERNELS", kernels);
+        if let Some(carve) = carve {
+            command.env("CARVE_BIN", carve).env("CARVE_REQUIRE_KVM", "1");
+        }
+        match install_tools(self.workspace) {
+            Ok(()) => drop(command.env("CARVE_REQUIRE_TOOLS", "1")),
+            Err(error) => eprintln!("xtask: tests that need iasl will be skipped: {error}"),
+        }
+        Ok(())
+    }
+}
+
+fn install_tools(workspace: &Workspace) -> Result<()> {
+    if process::find("iasl").is_none() {
+        let remedy = "It disassembles the ACPI tables for a test.";
+        Apt::open(workspace, remedy)?.install(&["acpica-tools"], Suite::Stable)?;
+    }
+    Ok(())
+}
+
+fn is_end_to_end(test: &TestBinary) -> bool {
+    test.integration && test.package == CARVE
+}
+
+fn runs_guests(test: &TestBinary) -> bool {
+    is_end_to_end(test) && !LOCAL_TARGETS.contains(&test.name.as_str())
+}
+
+/// Runs a program whose exit code is the verdict.
+fn judge(command: &mut Command, complaint: &str) -> Result<Outcome> {
+    let (status, counts) = stream(command)?;
+    Ok(if status.success() {
+        Outcome::Passed(counts)
+    } else {
+        Outcome::Failed(counts, complaint.to_owned())
+    })
+}
+
+/// As `judge`, and some test must have run.
+fn judge_tests(command: &mut Command, complaint: &str) -> Result<Outcome> {
+    let outcome = judge(command, complaint)?;
+    Ok(match outcome {
+        Outcome::Passed(counts) if counts.passed == 0 => {
+            Outcome::Failed(counts, "no test ran".to_owned())
+        }
+        outcome => outcome,
+    })
+}
+
+/// Runs a program, passes on what it prints, and counts tests in it.
+fn stream(command: &mut Command) -> Result<(ExitStatus, Counts)> {
+    let (reader, writer) = io::pipe()?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    child::die_with_parent(command);
+    let spawned = command.spawn().map_err(|source| process::Error::Start {
+        program: command.get_program().to_string_lossy().into_owned(),
+        source,
+    });
+    // The command keeps our copies of the writing end, with which reading would never end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = spawned?;
+    let mut counts = Counts::default();
+    let mut reader = BufReader::new(reader);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line)? != 0 {
+        io::stdout().write_all(&line)?;
+        counts.read(&String::from_utf8_lossy(&line));
+        line.clear();
+    }
+    Ok((child.wait()?, counts))
+}
+
+/// Makes sure the target is there; else why not.
+fn add_target(workspace: &Workspace) -> Option<String> {
+    let mut sysroot = Command::new("rustc");
+    sysroot.args(["--print", "sysroot"]).current_dir(workspace.root());
+    let sysroot = process::output(&mut sysroot).unwrap_or_default();
+    if Path::new(sysroot.trim()).join("lib/rustlib").join(MUSL).is_dir() {
+        return None;
+    }
+    let mut add = Command::new("rustup");
+    add.args(["target", "add", MUSL]).current_dir(workspace.root());
+    let error = process::run_quietly(&mut add).err()?;
+    Some(format!("the Rust target {MUSL} cannot be added: {error}"))
+}
+
+/// Why a program is not a static one, if it is not.
+fn is_dynamic(path: &Path) -> Result<Option<String>> {
+    let image = files::read(path)?;
+    let file = object::File::parse(&image[..])?;
+    let interpreter = file.section_by_name(".interp").is_some();
+    let libraries = file.imports()?;
+    let dynamic = interpreter || !libraries.is_empty();
+    Ok(dynamic.then(|| format!("{} is not fully static", path.display())))
+}
+
+fn shell_path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
