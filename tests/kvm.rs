@@ -42,6 +42,10 @@ kvm_tests! {
         guest(payload::reset_i8042(), &["--no-reboot"]).expect(0);
     }
 
+    fn the_real_mode_reset_vector_resets_too() {
+        assert_eq!(guest(payload::reset_vector(), &["--no-reboot"]).expect(0).text(), ".");
+    }
+
     fn a_guest_that_only_resets_is_ended_after_the_eleventh() {
         let finished = guest(payload::reset(), &[]).expect(1);
         assert_eq!(finished.text(), ".".repeat(11));

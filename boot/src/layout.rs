@@ -33,7 +33,9 @@ pub const COMMAND_LINE_ROOM: u64 = 0x1_0000;
 /// End of the RAM below 1 MiB that the guest may use (a PC's extended BIOS data area starts here).
 pub const LOW_RAM_END: u64 = 0x9_FC00;
 /// ACPI tables; the RSDP is at the start. Within the range in which a BIOS-style scan looks.
-pub const ACPI_TABLES: Range<u64> = 0xE_0000..0x10_0000;
+pub const ACPI_TABLES: Range<u64> = 0xE_0000..0xF_F000;
+/// Page with the code at the reset vector's real-mode address, F000:FFF0.
+pub const RESET_PAGE: Range<u64> = 0xF_F000..0x10_0000;
 /// Start of the RAM above 1 MiB, the lowest address at which a kernel is loaded.
 pub const HIGH_RAM_START: u64 = 0x10_0000;
 
@@ -148,6 +150,7 @@ impl RamLayout {
         let other = [
             (low.end > ACPI_TABLES.start)
                 .then_some((ACPI_TABLES.start..ACPI_TABLES.end.min(low.end), E820Type::Acpi)),
+            (low.end >= RESET_PAGE.end).then_some((RESET_PAGE, E820Type::Reserved)),
             // Linux only uses an ECAM window that the memory map reserves.
             Some((PCI_ECAM, E820Type::Reserved)),
             Some((KVM_IDENTITY_MAP..KVM_RESERVED_END, E820Type::Reserved)),

@@ -77,6 +77,7 @@ fn boot_structures_do_not_overlap() {
         COMMAND_LINE..COMMAND_LINE + COMMAND_LINE_ROOM,
         LOW_RAM_END..0xA_0000,
         ACPI_TABLES,
+        RESET_PAGE,
         HIGH_RAM_START..MMIO_HOLE.start,
         MMIO32_LOW,
         PCI_ECAM,

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Finished, Running, carve};
 
 /// A boot of an emulated guest takes seconds; one of 8 vCPUs beside another may take twenty.
-pub const BOOT: Duration = Duration::from_secs(120);
+pub const BOOT: Duration = Duration::from_secs(180);
 
 /// Kernels of the manifest, by name.
 fn manifest() -> &'static BTreeMap<String, Value> {

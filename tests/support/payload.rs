@@ -85,6 +85,50 @@ payload! {
 }
 
 payload! {
+    /// Enters real mode and jumps to the reset vector, as a kernel without other means does: by a
+    /// far return through a 16-bit code segment that this puts behind the loader's own.
+    reset_vector:
+    "mov dx, 0x3f8",
+    "mov al, 0x2e",
+    "out dx, al",
+    // Flat 32-bit and 16-bit code segments at selectors 8 and 0x10 of a table of our own.
+    "lea rdi, [rip + 6f]",
+    "mov [rip + 5f + 2], rdi",
+    "lgdt [rip + 5f]",
+    "lea rsi, [rip + 4f]",
+    "lea rax, [rip + 2f]",
+    "push 0x8",
+    "push rax",
+    "retfq",
+    "2: .code32",
+    "mov eax, cr0",
+    "and eax, 0x7fffffff",
+    "mov cr0, eax",
+    "mov ecx, 0xc0000080",
+    "xor eax, eax",
+    "xor edx, edx",
+    "wrmsr",
+    // The last steps run below 1 MiB, at 0x3000.
+    "mov edi, 0x3000",
+    "mov ecx, 64",
+    "rep movsb",
+    "push 0x10",
+    "push 0x3000",
+    "retf",
+    "4: .code16",
+    "mov eax, cr0",
+    "and al, 0xfe",
+    "mov cr0, eax",
+    ".byte 0xea, 0x00, 0x00, 0xff, 0xff",
+    ".code64",
+    "5: .word 23",
+    ".quad 0",
+    "6: .quad 0",
+    ".quad 0x00cf9b000000ffff",
+    ".quad 0x00009b000000ffff",
+}
+
+payload! {
     /// An exception without a handler, without a handler for that, and so on.
     triple_fault:
     "mov rbx, 0x1122334455667788",

@@ -8,5 +8,6 @@ pub mod gdt;
 pub mod paging;
 pub mod pvh;
 pub mod registers;
+pub mod reset_vector;
 
 pub use registers::Registers;

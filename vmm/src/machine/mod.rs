@@ -44,6 +44,9 @@ pub enum Error {
     /// The ACPI tables do not fit.
     #[error(transparent)]
     Acpi(#[from] acpi::Error),
+    /// The reset code does not fit.
+    #[error("cannot write the reset vector to guest memory: {0}")]
+    ResetVector(vm_memory::GuestMemoryError),
     /// Two devices claim the same addresses.
     #[error(transparent)]
     Bus(#[from] devices::bus::Error),
@@ -107,6 +110,7 @@ impl Machine {
         let apic_ids = topology.apic_ids().collect();
         let tables = acpi::Tables::build(&wiring::acpi_platform(apic_ids))?;
         let rsdp = tables.write(&memory)?;
+        wiring::write_reset_vector(&memory).map_err(Error::ResetVector)?;
         let entry = sources.boot.load(&memory, &layout, rsdp)?;
         tracing::debug!(?entry, "loaded");
         timings.loaded.mark();

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use boot::acpi;
 use boot::layout::{self, RamLayout};
+use boot::x86_64::reset_vector;
 use devices::bus::{Bus, BusDevice};
 use devices::interrupt::InterruptLine;
 use devices::ioapic::IoApic;
@@ -15,8 +16,10 @@ use devices::legacy::{
     Cmos, DebugExit, Ged, I8042, PowerRegisters, Pvpanic, Serial, i8042, power, serial,
 };
 use resources::config::VmConfig;
+use vm_memory::GuestMemoryError;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::memory::GuestMemory;
 use super::{ConsolePorts, Error};
 use crate::kvm::ioapic::IoApicRoutes;
 use crate::kvm::routing::GsiRouter;
@@ -98,6 +101,11 @@ pub(super) fn acpi_platform(apic_ids: Vec<u32>) -> acpi::Platform {
         pvpanic: Some(PVPANIC_PORT),
         pci: None,
     }
+}
+
+/// Writes the way to reset that a kernel takes when it knows no other.
+pub(super) fn write_reset_vector(memory: &GuestMemory) -> Result<(), GuestMemoryError> {
+    reset_vector::write(memory, POWER_PORT + power::RESET, power::RESET_VALUE)
 }
 
 fn cmos(config: &VmConfig) -> Cmos {
