@@ -273,9 +273,9 @@ fn temporaries(folder: &std::path::Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder) else { return vec![] };
     let inside = |entry: std::fs::DirEntry| match entry.path() {
         path if path.is_dir() => temporaries(&path),
-        path => vec![path.to_string_lossy().into_owned()],
+        path => vec![path.file_name().unwrap().to_string_lossy().into_owned()],
     };
-    entries.flatten().flat_map(inside).filter(|path| path.contains(".tmp")).collect()
+    entries.flatten().flat_map(inside).filter(|name| name.contains("tmp")).collect()
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn duplicate(descriptor: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     fcntl_dupfd_cloexec(descriptor, 3).map_err(|error| Error::Duplicate(error.into()))
 }
 
-/// Where extracted kernels are kept, by the XDG Base Directory Specification; nowhere
+/// The cache folder, where extracted kernels are kept, by the XDG Base Directory Specification; nowhere
 /// for a user who has no home.
 fn kernel_cache(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     // The specification wants relative paths ignored.
@@ -121,7 +121,7 @@ fn kernel_cache(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     let base = variable("XDG_CACHE_HOME")
         .filter(absolute)
         .or_else(|| Some(variable("HOME").filter(absolute)?.join(".cache")))?;
-    Some(base.join(Path::new("carve/kernels")))
+    Some(base.join(Path::new("carve")))
 }
 
 #[cfg(test)]
@@ -133,9 +133,9 @@ mod run_test {
         let with = |xdg: Option<&str>, home: Option<&str>| {
             kernel_cache(|name| (if name == "HOME" { home } else { xdg }).map(PathBuf::from))
         };
-        assert_eq!(with(Some("/c"), Some("/h")), Some("/c/carve/kernels".into()));
-        assert_eq!(with(None, Some("/h")), Some("/h/.cache/carve/kernels".into()));
-        assert_eq!(with(Some("relative"), Some("/h")), Some("/h/.cache/carve/kernels".into()));
+        assert_eq!(with(Some("/c"), Some("/h")), Some("/c/carve".into()));
+        assert_eq!(with(None, Some("/h")), Some("/h/.cache/carve".into()));
+        assert_eq!(with(Some("relative"), Some("/h")), Some("/h/.cache/carve".into()));
         assert_eq!(with(Some(""), None), None);
     }
 }

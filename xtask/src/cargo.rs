@@ -62,7 +62,15 @@ pub fn command(workspace: &Workspace) -> Command {
     command
 }
 
-/// Builds the `carve` program, for a target other than the default one if given.
+/// The target of release binaries where the portable one, musl, is not asked for, and the variable with the compiler
+/// flags for it.
+const GNU: &str = "x86_64-unknown-linux-gnu";
+const GNU_FLAGS: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS";
+
+/// Builds the `carve` program; a release is always fully static. `target` is another than the machine's own.
+///
+/// The target is named even where it is the machine's own: only then do the flags leave procedural macros alone, which
+/// cannot be static.
 pub fn build_carve(
     workspace: &Workspace,
     profile: Profile,
@@ -72,10 +80,8 @@ pub fn build_carve(
     let mut command = command(workspace);
     command.args(["build", "--package", NAME, "--bin", NAME]);
     if profile == Profile::Release {
-        command.arg("--release");
-    }
-    if let Some(target) = target {
-        command.args(["--target", target]);
+        command.args(["--release", "--target", target.unwrap_or(GNU)]);
+        command.env(GNU_FLAGS, "-C target-feature=+crt-static");
     }
     let shown = process::shown(&command);
     artifacts(&mut command)?

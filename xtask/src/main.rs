@@ -30,6 +30,8 @@ use crate::workspace::Workspace;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
 enum Task {
+    /// Build the static release binary and print its path
+    Build,
     /// Fetch stock kernels and build initramfs images for them
     Guest(guest::Arguments),
     /// Run a command on a KVM host: this machine, or an emulated one that sees the same files
@@ -46,6 +48,12 @@ enum Task {
 fn main() -> ExitCode {
     let workspace = Workspace::find();
     let result: Result<ExitCode, Box<dyn std::error::Error>> = match Task::parse() {
+        Task::Build => cargo::build_carve(&workspace, cargo::Profile::Release, None)
+            .map(|carve| {
+                println!("{}", carve.display());
+                ExitCode::SUCCESS
+            })
+            .map_err(Into::into),
         Task::Guest(arguments) => done(guest::run(&workspace, &arguments)),
         Task::Host(arguments) => {
             host::run(&workspace, &arguments).map(ExitCode::from).map_err(Into::into)

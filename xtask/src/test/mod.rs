@@ -1,6 +1,7 @@
 //! `xtask test`: every check of the project, one step after the other, with a summary at the end. A failed step does not
 //! keep the others from running.
 
+mod boots;
 mod report;
 mod steps;
 
@@ -45,6 +46,8 @@ enum Step {
     Boot,
     /// The static binary builds, needs no library, and runs
     Static,
+    /// The same for the musl target, where the toolchain has it
+    Musl,
     /// Licences and sources of dependencies are acceptable
     Deny,
     /// Parsers of untrusted input withstand a fuzzer for a while
@@ -52,7 +55,7 @@ enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Format,
         Self::Lints,
         Self::Docs,
@@ -60,6 +63,7 @@ impl Step {
         Self::Kvm,
         Self::Boot,
         Self::Static,
+        Self::Musl,
         Self::Deny,
         Self::Fuzz,
     ];
@@ -74,6 +78,7 @@ impl Step {
             Self::Kvm => "kvm",
             Self::Boot => "boot",
             Self::Static => "static",
+            Self::Musl => "musl",
             Self::Deny => "deny",
             Self::Fuzz => "fuzz",
         }
@@ -100,6 +105,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> bool {
             Step::Kvm => steps.kvm(),
             Step::Boot => steps.boot(),
             Step::Static => steps.static_build(),
+            Step::Musl => steps.musl(),
             Step::Deny => steps.deny(),
             Step::Fuzz => steps.fuzz(),
         };

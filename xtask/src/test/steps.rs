@@ -9,11 +9,12 @@ use std::process::{Command, ExitStatus, Stdio};
 use object::Object;
 
 use super::Arguments;
+use super::boots::Boots;
 use super::report::{Counts, Outcome};
 use crate::apt::{Apt, Suite};
 use crate::cargo::{self, Profile, TestBinary};
 use crate::workspace::Workspace;
-use crate::{child, files, guest, process};
+use crate::{child, files, guest, host, process};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -27,6 +28,8 @@ const KVM_TARGETS: [&str; 1] = ["kvm"];
 const QUICK_BOOT: &str = "debian_6_1_cloud_512_mib";
 /// More than the emulated host takes for all boots, several times.
 const HOST_LIMIT: &str = "1h";
+/// Two guests of 5 GiB at once, which touch a part of it.
+const HOST_MEMORY_MIB: u32 = 8192;
 const MUSL: &str = "x86_64-unknown-linux-musl";
 
 /// What the steps share.
@@ -96,28 +99,44 @@ impl<'a> Steps<'a> {
             let name = test.name.as_str();
             if quick { name == "boot" } else { !LOCAL_TARGETS.contains(&name) }
         })?;
-        let words = match &self.arguments.filter {
-            Some(filter) => format!(" {}", quoted(filter)),
-            None if quick => format!(" --exact {QUICK_BOOT}"),
-            None => String::new(),
+        let filter = self.arguments.filter.clone();
+        let chosen = |name: &str| match &filter {
+            Some(filter) => name.contains(filter.as_str()),
+            None => !quick || name == QUICK_BOOT,
         };
-        let mut script = "status=0\n".to_owned();
-        for test in &tests {
-            let (folder, program) = (shell_path(&test.directory), shell_path(&test.path));
-            script += &format!("cd {folder} && {program} --test-threads 2{words} || status=1\n");
+        let mut boots = Boots::list(&tests, u32::from(!host::hardware_kvm()), chosen)?;
+        boots.run(|script| {
+            let mut command = Command::new(std::env::current_exe()?);
+            let memory = HOST_MEMORY_MIB.to_string();
+            command.args(["host", "--no-stdin", "--time-limit", HOST_LIMIT, "--memory", &memory]);
+            command.args(["--", "sh", "-c", script]);
+            self.add_environment(&mut command, Some(&carve))?;
+            Ok(command)
+        })?;
+        let (counts, failed, unsteady) = boots.result();
+        if !unsteady.is_empty() {
+            println!("xtask: passed only when run again: {}", unsteady.join(", "));
         }
-        script += "exit $status";
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["host", "--no-stdin", "--time-limit", HOST_LIMIT, "--", "sh", "-c", &script]);
-        self.add_environment(&mut command, Some(&carve))?;
-        judge_tests(&mut command, "tests on the KVM host fail")
+        Ok(match &failed[..] {
+            [] if counts.none() => Outcome::Failed(counts, "no test ran".to_owned()),
+            [] => Outcome::Passed(counts),
+            names => Outcome::Failed(counts, names.join(", ")),
+        })
     }
 
     pub fn static_build(&mut self) -> Result<Outcome> {
-        if let Some(reason) = add_target(self.workspace) {
-            return Ok(Outcome::Skipped(reason));
+        self.static_for(None)
+    }
+
+    pub fn musl(&mut self) -> Result<Outcome> {
+        match add_target(self.workspace) {
+            Some(reason) => Ok(Outcome::Skipped(reason)),
+            None => self.static_for(Some(MUSL)),
         }
-        let carve = cargo::build_carve(self.workspace, Profile::Release, Some(MUSL))?;
+    }
+
+    fn static_for(&self, target: Option<&str>) -> Result<Outcome> {
+        let carve = cargo::build_carve(self.workspace, Profile::Release, target)?;
         if let Some(reason) = is_dynamic(&carve)? {
             return Ok(Outcome::Failed(Counts::default(), reason));
         }
@@ -268,19 +287,15 @@ fn judge(command: &mut Command, complaint: &str) -> Result<Outcome> {
     })
 }
 
-/// As `judge`, and some test must have run.
-fn judge_tests(command: &mut Command, complaint: &str) -> Result<Outcome> {
-    let outcome = judge(command, complaint)?;
-    Ok(match outcome {
-        Outcome::Passed(counts) if counts.passed == 0 => {
-            Outcome::Failed(counts, "no test ran".to_owned())
-        }
-        outcome => outcome,
-    })
-}
-
 /// Runs a program, passes on what it prints, and counts tests in it.
 fn stream(command: &mut Command) -> Result<(ExitStatus, Counts)> {
+    let mut counts = Counts::default();
+    let status = stream_lines(command, |line| counts.read(line))?;
+    Ok((status, counts))
+}
+
+/// Runs a program, passes on what it prints, and shows `each` line to the caller.
+pub fn stream_lines(command: &mut Command, mut each: impl FnMut(&str)) -> Result<ExitStatus> {
     let (reader, writer) = io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
     child::die_with_parent(command);
@@ -291,15 +306,14 @@ fn stream(command: &mut Command) -> Result<(ExitStatus, Counts)> {
     // The command keeps our copies of the writing end, with which reading would never end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = spawned?;
-    let mut counts = Counts::default();
     let mut reader = BufReader::new(reader);
     let mut line = Vec::new();
     while reader.read_until(b'\n', &mut line)? != 0 {
         io::stdout().write_all(&line)?;
-        counts.read(&String::from_utf8_lossy(&line));
+        each(&String::from_utf8_lossy(&line));
         line.clear();
     }
-    Ok((child.wait()?, counts))
+    Ok(child.wait()?)
 }
 
 /// Makes sure the target is there; else why not.
@@ -326,10 +340,10 @@ fn is_dynamic(path: &Path) -> Result<Option<String>> {
     Ok(dynamic.then(|| format!("{} is not fully static", path.display())))
 }
 
-fn shell_path(path: &Path) -> String {
+pub fn shell_path(path: &Path) -> String {
     quoted(&path.to_string_lossy())
 }
 
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }

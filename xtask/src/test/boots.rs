@@ -1,0 +1,201 @@
+//! The boot step: end-to-end tests on a KVM host, in as few host sessions as possible.
+//!
+//! An emulated host is QEMU's emulation of nested virtualization: it crashes once in a while, and rarely loses a guest.
+//! Tests that a crash kept from ending are run again in a fresh host; so is, once, a test that failed there. Both are said
+//! aloud, and a test that fails twice has failed. On hardware nothing is run twice.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::process::Command;
+
+use super::report::Counts;
+use super::steps::{quoted, shell_path, stream_lines};
+use crate::cargo::TestBinary;
+use crate::process;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Host sessions at most.
+const SESSIONS: usize = 4;
+/// What the script prints before the tests of a program.
+const MARK: &str = "carve-tests: ";
+
+/// A test: the index of its program, and its name.
+type Test = (usize, String);
+
+/// How often a test has failed, or that it has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Pending { failures: u32 },
+    Passed { failures: u32 },
+    Ignored,
+    Failed,
+}
+
+/// The tests of a run and what became of them.
+pub struct Boots<'a> {
+    programs: &'a [TestBinary],
+    states: BTreeMap<Test, State>,
+    retries: u32,
+}
+
+impl<'a> Boots<'a> {
+    /// All tests of `programs` that `chosen` accepts; each may fail `retries` times before it counts as failed.
+    pub fn list(
+        programs: &'a [TestBinary],
+        retries: u32,
+        chosen: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
+        let mut states = BTreeMap::new();
+        for (index, program) in programs.iter().enumerate() {
+            let mut list = Command::new(&program.path);
+            let names = process::output(list.args(["--list", "--format", "terse"]))?;
+            let names = names.lines().filter_map(|line| line.strip_suffix(": test"));
+            for name in names.filter(|name| chosen(name)) {
+                states.insert((index, name.to_owned()), State::Pending { failures: 0 });
+            }
+        }
+        Ok(Self { programs, states, retries })
+    }
+
+    /// Runs sessions, made by `host` from a shell script, until every test has an end.
+    pub fn run(&mut self, host: impl Fn(&str) -> Result<Command>) -> Result<()> {
+        for session in 0..SESSIONS {
+            let script = self.script();
+            if script.is_empty() {
+                return Ok(());
+            }
+            if session > 0 {
+                println!("xtask: running again in a fresh host: {}", self.pending().join(", "));
+            }
+            let mut current = None;
+            stream_lines(&mut host(&script)?, |line| {
+                if let Some(name) = line.strip_prefix(MARK) {
+                    current = self.programs.iter().position(|program| program.name == name.trim());
+                } else if let (Some(program), Some((name, verdict))) = (current, verdict(line)) {
+                    self.note(program, name, verdict);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, program: usize, name: &str, verdict: Verdict) {
+        let Some(state) = self.states.get_mut(&(program, name.to_owned())) else { return };
+        let State::Pending { failures } = *state else { return };
+        *state = match verdict {
+            Verdict::Ok => State::Passed { failures },
+            Verdict::Ignored => State::Ignored,
+            Verdict::Failed if failures < self.retries => State::Pending { failures: failures + 1 },
+            Verdict::Failed => State::Failed,
+        };
+    }
+
+    fn script(&self) -> String {
+        let mut script = String::new();
+        for (index, program) in self.programs.iter().enumerate() {
+            let names: Vec<_> = self
+                .states
+                .iter()
+                .filter(|((of, _), state)| *of == index && matches!(state, State::Pending { .. }))
+                .map(|((_, name), _)| quoted(name))
+                .collect();
+            if !names.is_empty() {
+                let (folder, path) = (shell_path(&program.directory), shell_path(&program.path));
+                let names = names.join(" ");
+                script += &format!("echo {}\n", quoted(&format!("{MARK}{}", program.name)));
+                script += &format!("cd {folder} && {path} --test-threads 2 --exact {names}\n");
+            }
+        }
+        script
+    }
+
+    fn pending(&self) -> Vec<&str> {
+        let pending = self.states.iter().filter(|(_, s)| matches!(s, State::Pending { .. }));
+        pending.map(|((_, name), _)| name.as_str()).collect()
+    }
+
+    /// How many tests ended how, and the names of those that failed, or passed only when run again.
+    pub fn result(&self) -> (Counts, Vec<&str>, Vec<&str>) {
+        let (mut counts, mut failed, mut unsteady) = (Counts::default(), vec![], vec![]);
+        for ((_, name), state) in &self.states {
+            match state {
+                State::Passed { failures } => {
+                    counts.passed += 1;
+                    if *failures > 0 {
+                        unsteady.push(name.as_str());
+                    }
+                }
+                State::Ignored => counts.skipped += 1,
+                State::Pending { .. } | State::Failed => {
+                    counts.failed += 1;
+                    failed.push(name.as_str());
+                }
+            }
+        }
+        (counts, failed, unsteady)
+    }
+}
+
+/// How the harness says a test ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    Ignored,
+    Failed,
+}
+
+/// Reads `test NAME ... ok`.
+fn verdict(line: &str) -> Option<(&str, Verdict)> {
+    let (name, verdict) = line.trim().strip_prefix("test ")?.split_once(" ... ")?;
+    match verdict {
+        "ok" => Some((name, Verdict::Ok)),
+        "FAILED" => Some((name, Verdict::Failed)),
+        other if other.starts_with("ignored") => Some((name, Verdict::Ignored)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod boots_test {
+    use super::*;
+
+    fn boots(retries: u32) -> Boots<'static> {
+        let states = BTreeMap::from([((0, "a".to_owned()), State::Pending { failures: 0 })]);
+        Boots { programs: &[], states, retries }
+    }
+
+    #[test]
+    fn verdicts_are_read_off_the_harness() {
+        assert_eq!(verdict("test a_b ... ok\n"), Some(("a_b", Verdict::Ok)));
+        assert_eq!(verdict("test a_b ... FAILED"), Some(("a_b", Verdict::Failed)));
+        assert_eq!(verdict("test a_b ... ignored, slow"), Some(("a_b", Verdict::Ignored)));
+        assert_eq!(verdict("test a_b has been running for over 60 seconds"), None);
+        assert_eq!(verdict("test result: ok. 1 passed"), None);
+    }
+
+    #[test]
+    fn a_test_that_fails_twice_has_failed_and_one_that_recovers_is_named() {
+        let mut twice = boots(1);
+        twice.note(0, "a", Verdict::Failed);
+        twice.note(0, "a", Verdict::Failed);
+        assert_eq!(twice.result().1, ["a"]);
+        let mut recovers = boots(1);
+        recovers.note(0, "a", Verdict::Failed);
+        recovers.note(0, "a", Verdict::Ok);
+        let (counts, failed, unsteady) = recovers.result();
+        assert_eq!((counts.passed, failed.len(), unsteady), (1, 0, vec!["a"]));
+    }
+
+    #[test]
+    fn without_retries_the_first_failure_counts() {
+        let mut boots = boots(0);
+        boots.note(0, "a", Verdict::Failed);
+        assert_eq!(boots.result().0.failed, 1);
+    }
+
+    #[test]
+    fn a_test_that_never_ended_has_failed() {
+        assert_eq!(boots(1).result().1, ["a"]);
+    }
+}
