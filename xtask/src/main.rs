@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod apt;
+mod bench;
 mod cargo;
 mod child;
 mod cpio;
@@ -40,6 +41,9 @@ enum Task {
     Test(test::Arguments),
     /// Boot a stock Debian guest and give its prompt, from nothing
     Demo(demo::Arguments),
+    /// Measure beside a peer and print ratios
+    #[command(subcommand)]
+    Bench(bench::Arguments),
     /// First process of the emulated host
     #[command(hide = true)]
     HostAgent,
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => {
             demo::run(&workspace, &arguments).map(ExitCode::from).map_err(Into::into)
         }
+        Task::Bench(arguments) => bench::run(&workspace, &arguments).map(|()| ExitCode::SUCCESS),
         Task::HostAgent => host::agent::run(),
     };
     result.unwrap_or_else(|error| {

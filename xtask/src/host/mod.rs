@@ -7,7 +7,7 @@ mod emulated;
 mod inside;
 mod prepare;
 mod protocol;
-mod qemu;
+pub mod qemu;
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;

@@ -36,6 +36,11 @@ pub struct Qemu {
 }
 
 impl Qemu {
+    /// The program.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Finds QEMU, or installs it where that is possible.
     pub fn obtain(workspace: &Workspace) -> Result<Self, Error> {
         if let Some(path) = std::env::var_os(QEMU_VARIABLE) {

@@ -1,0 +1,78 @@
+//! `xtask bench`: measurements beside a peer, in turn and in one run, as medians and ratios. Machines differ and are
+//! busy: a ratio says something, an absolute time alone does not.
+
+mod boot;
+mod memory;
+mod sample;
+mod startup;
+mod stats;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::cargo::{self, Profile};
+use crate::workspace::Workspace;
+use crate::{guest, process};
+
+/// A program measured: its name, and how to start it.
+type Contender<'a> = (&'a str, Box<dyn Fn() -> Command + 'a>);
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Arguments of `xtask bench`.
+#[derive(Debug, clap::Subcommand)]
+pub enum Arguments {
+    /// From exec to the first guest instruction and on to the process's end: a tiny guest on this machine's own KVM, beside QEMU microvm
+    Startup(startup::Arguments),
+    /// From exec to the first line of user space: a stock kernel on a KVM host, beside QEMU microvm and --no-extract
+    Boot(boot::Arguments),
+    /// Private memory beside the guest's RAM, of a running stock guest on a KVM host
+    Memory(memory::Arguments),
+}
+
+/// Runs a benchmark.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    match arguments {
+        Arguments::Startup(arguments) => startup::run(workspace, arguments),
+        Arguments::Boot(arguments) => boot::run(workspace, arguments),
+        Arguments::Memory(arguments) => memory::run(workspace, arguments),
+    }
+}
+
+/// What a benchmark with a stock guest boots, and the binary under test.
+#[derive(Debug, Clone, clap::Args)]
+struct Subject {
+    /// The kernel, by the name `xtask guest` prints
+    #[arg(long, default_value = "debian-6.1-cloud")]
+    kernel: String,
+    /// Measure in this process, which runs on a KVM host already
+    #[arg(long, hide = true)]
+    here: bool,
+    /// The carve binary; built where it is not given
+    #[arg(long, value_name = "FILE")]
+    carve: Option<PathBuf>,
+}
+
+impl Subject {
+    fn carve(&self, workspace: &Workspace) -> Result<PathBuf> {
+        match &self.carve {
+            Some(carve) => Ok(carve.clone()),
+            None => Ok(cargo::build_carve(workspace, Profile::Release, None)?),
+        }
+    }
+
+    fn guest(&self, workspace: &Workspace) -> Result<guest::Guest> {
+        Ok(guest::obtain(workspace, false)?.guest(Some(&self.kernel))?.clone())
+    }
+
+    /// Runs this same benchmark on a KVM host.
+    fn there(&self, workspace: &Workspace, name: &str, more: &[String]) -> Result<()> {
+        // Both are made here, where there is a network and a compiler's cache.
+        self.guest(workspace)?;
+        let carve = self.carve(workspace)?;
+        let this = std::env::current_exe()?;
+        let mut command = Command::new(&this);
+        command.args(["host", "--no-stdin", "--time-limit", "2h", "--"]).arg(&this);
+        command.args(["bench", name, "--here", "--kernel", &self.kernel, "--carve"]).arg(&carve);
+        Ok(process::run(command.args(more))?)
+    }
+}

@@ -1,0 +1,155 @@
+//! `bench startup`: how long a guest of four instructions takes, from exec to the process's end.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::stats::{median, ms};
+use super::{Contender, Result, sample};
+use crate::cargo::{self, Profile};
+use crate::host::qemu::Qemu;
+use crate::workspace::Workspace;
+
+/// Arguments of `bench startup`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Counted runs of each program
+    #[arg(long, default_value_t = 40)]
+    rounds: usize,
+    /// The carve binary; built where it is not given
+    #[arg(long, value_name = "FILE")]
+    carve: Option<PathBuf>,
+    /// Another peer: a shell command that ends when its guest does; {payload} stands for the guest's ELF file
+    #[arg(long, value_name = "COMMAND")]
+    peer: Option<String>,
+}
+
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    let carve = match &arguments.carve {
+        Some(carve) => carve.clone(),
+        None => cargo::build_carve(workspace, Profile::Release, None)?,
+    };
+    let mut file = tempfile::NamedTempFile::with_prefix("payload-")?;
+    file.write_all(&payload())?;
+    let payload = file.path();
+    let qemu = Qemu::obtain(workspace)?;
+    let contenders: [Contender<'_>; 2] = [
+        ("carve", Box::new(|| carve_command(&carve, payload))),
+        match &arguments.peer {
+            Some(peer) => ("peer", Box::new(|| shell(peer, payload))),
+            None => ("qemu microvm", Box::new(|| qemu_command(&qemu, payload))),
+        },
+    ];
+    let mut wall = [vec![], vec![]];
+    let mut cpu = [vec![], vec![]];
+    for round in 0..=arguments.rounds {
+        for (index, (_, command)) in contenders.iter().enumerate() {
+            let (took, used) = sample::to_end(&mut command())?;
+            // The first round warms caches.
+            if round > 0 {
+                wall[index].push(ms(took));
+                cpu[index].push(ms(used));
+            }
+        }
+    }
+    println!("exec to process end, 1 vCPU, 128 MiB, {} rounds in turn, medians", arguments.rounds);
+    let (wall, cpu) = (wall.map(median), cpu.map(median));
+    for (index, (name, _)) in contenders.iter().enumerate() {
+        println!("{name:14} wall {:7.2} ms   cpu {:7.2} ms", wall[index], cpu[index]);
+    }
+    let name = contenders[1].0;
+    println!("ratio to {name}: wall {:.3}, cpu {:.3}", wall[0] / wall[1], cpu[0] / cpu[1]);
+    print_timings(&carve, payload, arguments.rounds)
+}
+
+/// Where Carve's own time goes, by `--timings`: medians of each step's distance from the program's first moment.
+fn print_timings(carve: &Path, payload: &Path, rounds: usize) -> Result<()> {
+    let mut steps: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut order = Vec::new();
+    for _ in 0..rounds {
+        let mut command = carve_command(carve, payload);
+        let output = command.arg("--timings").stdin(Stdio::null()).output()?;
+        for line in String::from_utf8_lossy(&output.stderr).lines() {
+            let mut words = line.split_whitespace();
+            let (Some(name), Some(micros)) = (words.next(), words.next()) else { continue };
+            let Ok(micros) = micros.parse::<f64>() else { continue };
+            if !order.contains(&name.to_owned()) {
+                order.push(name.to_owned());
+            }
+            steps.entry(name.to_owned()).or_default().push(micros);
+        }
+    }
+    println!("\ncarve, from its first moment (process creation and exit are outside)");
+    let mut last = 0.0;
+    for name in order {
+        let at = median(steps.remove(&name).unwrap_or_default());
+        println!("{name:14} {at:7.0} µs  +{:.0} µs", at - last);
+        last = at;
+    }
+    Ok(())
+}
+
+fn carve_command(carve: &Path, payload: &Path) -> Command {
+    let mut command = Command::new(carve);
+    command.args(["run", "--log-level", "error", "--memory", "128MiB", "--kernel"]).arg(payload);
+    command
+}
+
+fn qemu_command(qemu: &Qemu, payload: &Path) -> Command {
+    let mut command = Command::new(qemu.path());
+    command
+        .args(["-M", "microvm,x-option-roms=off,pit=off,pic=off,rtc=off", "-accel", "kvm"])
+        .args(["-m", "128", "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none"])
+        .args(["-no-reboot", "-device", "isa-debug-exit,iobase=0x501,iosize=1", "-kernel"])
+        .arg(payload);
+    command
+}
+
+fn shell(peer: &str, payload: &Path) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("exec {}", peer.replace("{payload}", &payload.to_string_lossy()))]);
+    command
+}
+
+/// An ELF with a PVH entry that powers off: through Carve's sleep control register, else through a debug-exit port. The
+/// instructions mean the same in 32-bit and 64-bit mode.
+fn payload() -> Vec<u8> {
+    const BASE: u32 = 0x20_0000;
+    const CODE: [u8; 14] = [
+        0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, // out 0x600, 0x34
+        0x66, 0xba, 0x01, 0x05, 0xee, // out 0x501, al
+        0xf4, 0xf4,
+    ];
+    const HEADERS: u64 = 64 + 2 * 56;
+    const NOTE: u64 = 20;
+    let mut elf = Vec::from(*b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    elf.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+    for field in [u64::from(BASE), 64, 0] {
+        elf.extend(field.to_le_bytes());
+    }
+    elf.extend(0u32.to_le_bytes());
+    for field in [64u16, 56, 2, 64, 0, 0] {
+        elf.extend(field.to_le_bytes());
+    }
+    let size = CODE.len() as u64;
+    let base = u64::from(BASE);
+    let segments = [
+        (1u32, 7u32, [HEADERS + NOTE, base, base, size, size, 0x1000]),
+        (4, 4, [HEADERS, 0, 0, NOTE, NOTE, 4]),
+    ];
+    for (kind, flags, fields) in segments {
+        elf.extend(kind.to_le_bytes());
+        elf.extend(flags.to_le_bytes());
+        fields.iter().for_each(|field| elf.extend(field.to_le_bytes()));
+    }
+    // XEN_ELFNOTE_PHYS32_ENTRY.
+    for word in [4u32, 4, 18] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(b"Xen\0");
+    elf.extend(BASE.to_le_bytes());
+    elf.extend(CODE);
+    elf
+}
