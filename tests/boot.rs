@@ -5,7 +5,7 @@ mod support;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use support::guests::{BOOT, DEFAULT, Guest, assert_clean, value};
+use support::guests::{BOOT, DEFAULT, Guest, LONG, assert_clean, value};
 
 /// Boots a kernel at one size and checks what it found.
 #[track_caller]
@@ -126,7 +126,7 @@ fn an_elf_vmlinux_boots_by_both_protocols() {
 #[test]
 fn a_huge_initrd_arrives_unharmed() {
     let guest = Guest::new(DEFAULT).initrd(DEFAULT, "huge").with("--memory 1GiB");
-    let log = guest.run("cd / && sha256sum -c ballast.sha256 && echo sum=right").expect(0).text();
+    let log = guest.run_within(LONG, "cd / && sha256sum -c ballast.sha256 && echo sum=right").expect(0).text();
     assert_eq!(value(&log, "sum"), "right");
 }
 
@@ -214,7 +214,7 @@ fn the_topology_asked_for_is_the_one_seen() {
 
 #[test]
 fn a_megabyte_of_console_output_arrives_whole() {
-    let log = Guest::new(DEFAULT).run("seq 100000 250000").expect(0).text();
+    let log = Guest::new(DEFAULT).run_within(LONG, "seq 100000 250000").expect(0).text();
     let mut expected = 100_000;
     for line in log.lines().map(str::trim) {
         if line == expected.to_string() {
@@ -231,7 +231,7 @@ fn a_megabyte_of_console_input_arrives_whole() {
     guest.wait_for("listening=yes", BOOT);
     let bytes: Vec<u8> = (0..1_000_000u32).map(|i| (i * 31 + (i >> 10)) as u8).collect();
     guest.send(&bytes);
-    let log = guest.finish(BOOT).expect(0).text();
+    let log = guest.finish(LONG).expect(0).text();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), &bytes).unwrap();
     let sum = std::process::Command::new("md5sum").arg(file.path()).output().unwrap();

@@ -13,6 +13,9 @@ use super::{Finished, Running, carve};
 /// A boot of an emulated guest takes seconds; one of 8 vCPUs beside another may take twenty.
 pub const BOOT: Duration = Duration::from_secs(180);
 
+/// For what moves a lot of data through an emulated guest.
+pub const LONG: Duration = Duration::from_secs(900);
+
 /// Kernels of the manifest, by name.
 fn manifest() -> &'static BTreeMap<String, Value> {
     static MANIFEST: OnceLock<BTreeMap<String, Value>> = OnceLock::new();
@@ -100,7 +103,13 @@ impl Guest {
     /// Boots it, runs `script`, and waits for the power-off.
     #[track_caller]
     pub fn run(&self, script: &str) -> Finished {
-        let finished = Running::start(&mut self.command(Some(script))).finish(BOOT);
+        self.run_within(BOOT, script)
+    }
+
+    /// The same for scripts that take longer.
+    #[track_caller]
+    pub fn run_within(&self, limit: Duration, script: &str) -> Finished {
+        let finished = Running::start(&mut self.command(Some(script))).finish(limit);
         assert_clean(&finished.text());
         finished
     }

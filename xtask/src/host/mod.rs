@@ -111,8 +111,8 @@ pub struct Arguments {
     /// Memory of the emulated host in MiB
     #[arg(long, value_name = "MIB", default_value_t = 6144)]
     pub memory: u32,
-    /// Processors of the emulated host
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    /// Processors of the emulated host; with more than one, QEMU loses hosts that run nested guests
+    #[arg(long, value_name = "N", default_value_t = 1)]
     pub cpus: u32,
     /// Set a variable in the command's environment (the rest of which is ours)
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_variable)]
@@ -135,7 +135,7 @@ impl Arguments {
             share: None,
             time_limit: None,
             memory: 6144,
-            cpus: 2,
+            cpus: 1,
             variables: Vec::new(),
             no_stdin: false,
             emulated: false,

@@ -1,12 +1,15 @@
 //! The boot step: end-to-end tests on a KVM host, in as few host sessions as possible.
 //!
-//! An emulated host is QEMU's emulation of nested virtualization: it crashes once in a while, and rarely loses a guest.
-//! Tests that a crash kept from ending are run again in a fresh host; so is, once, a test that failed there. Both are said
-//! aloud, and a test that fails twice has failed. On hardware nothing is run twice.
+//! An emulated host has one processor, because QEMU's emulation of nested virtualization crashes hosts that have more; as
+//! many hosts run side by side as this machine has processors for. Even so a host may die or lose a guest now and then:
+//! tests that a crash kept from ending are run again in a fresh host, and so is, once, a test that failed there. Both are
+//! said aloud, and a test that fails twice has failed. On hardware nothing is run twice.
 
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use super::report::Counts;
 use super::steps::{quoted, shell_path, stream_lines};
@@ -17,6 +20,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Host sessions at most.
 const SESSIONS: usize = 4;
+/// Tests of a session that run at once: most of a test is waiting for its guest.
+const THREADS: u32 = 1;
 /// What the script prints before the tests of a program.
 const MARK: &str = "carve-tests: ";
 
@@ -58,24 +63,28 @@ impl<'a> Boots<'a> {
         Ok(Self { programs, states, retries })
     }
 
-    /// Runs sessions, made by `host` from a shell script, until every test has an end.
-    pub fn run(&mut self, host: impl Fn(&str) -> Result<Command>) -> Result<()> {
+    /// Runs `hosts` sessions at a time, each made by `host` from a shell script, until every test has an end.
+    pub fn run(&mut self, hosts: usize, host: impl Fn(&str) -> Result<Command>) -> Result<()> {
         for session in 0..SESSIONS {
-            let script = self.script();
-            if script.is_empty() {
+            let scripts: Vec<_> = (0..hosts).map(|share| self.script(share, hosts)).collect();
+            if scripts.iter().all(String::is_empty) {
                 return Ok(());
             }
             if session > 0 {
                 println!("xtask: running again in a fresh host: {}", self.pending().join(", "));
             }
-            let mut current = None;
-            stream_lines(&mut host(&script)?, |line| {
-                if let Some(name) = line.strip_prefix(MARK) {
-                    current = self.programs.iter().position(|program| program.name == name.trim());
-                } else if let (Some(program), Some((name, verdict))) = (current, verdict(line)) {
-                    self.note(program, name, verdict);
+            let commands: Vec<_> = scripts
+                .iter()
+                .filter(|script| !script.is_empty())
+                .map(|script| host(script))
+                .collect::<Result<_>>()?;
+            let shared = Mutex::new(&mut *self);
+            thread::scope(|scope| {
+                for mut command in commands {
+                    let shared = &shared;
+                    scope.spawn(move || watch(&mut command, shared));
                 }
-            })?;
+            });
         }
         Ok(())
     }
@@ -91,20 +100,19 @@ impl<'a> Boots<'a> {
         };
     }
 
-    fn script(&self) -> String {
+    /// Runs every `of`th pending test, from the one numbered `share` on.
+    fn script(&self, share: usize, of: usize) -> String {
+        let pending = self.states.iter().filter(|(_, s)| matches!(s, State::Pending { .. }));
+        let mine: Vec<_> = pending.map(|(test, _)| test).skip(share).step_by(of).collect();
         let mut script = String::new();
         for (index, program) in self.programs.iter().enumerate() {
-            let names: Vec<_> = self
-                .states
-                .iter()
-                .filter(|((of, _), state)| *of == index && matches!(state, State::Pending { .. }))
-                .map(|((_, name), _)| quoted(name))
-                .collect();
+            let names = mine.iter().filter(|(program, _)| *program == index);
+            let names: Vec<_> = names.map(|(_, name)| quoted(name)).collect();
             if !names.is_empty() {
                 let (folder, path) = (shell_path(&program.directory), shell_path(&program.path));
                 let names = names.join(" ");
                 script += &format!("echo {}\n", quoted(&format!("{MARK}{}", program.name)));
-                script += &format!("cd {folder} && {path} --test-threads 2 --exact {names}\n");
+                script += &format!("cd {folder} && {path} --test-threads {THREADS} --exact {names}\n");
             }
         }
         script
@@ -134,6 +142,22 @@ impl<'a> Boots<'a> {
             }
         }
         (counts, failed, unsteady)
+    }
+}
+
+/// Runs one session and notes how its tests end. A session that cannot be run leaves its tests pending.
+fn watch(command: &mut Command, boots: &Mutex<&mut Boots<'_>>) {
+    let mut current = None;
+    let done = stream_lines(command, |line| {
+        let mut boots = boots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = line.strip_prefix(MARK) {
+            current = boots.programs.iter().position(|program| program.name == name.trim());
+        } else if let (Some(program), Some((name, verdict))) = (current, verdict(line)) {
+            boots.note(program, name, verdict);
+        }
+    });
+    if let Err(error) = done {
+        println!("xtask: {error}");
     }
 }
 

@@ -23,7 +23,7 @@ const CARVE: &str = "carve";
 /// Those of them that need no guest to boot, and those whose guests boot anywhere. All others boot stock kernels and
 /// run on a KVM host.
 const LOCAL_TARGETS: [&str; 1] = ["cli"];
-const KVM_TARGETS: [&str; 1] = ["kvm"];
+const KVM_TARGETS: [&str; 2] = ["kvm", "terminal"];
 /// The one boot of `--quick`.
 const QUICK_BOOT: &str = "debian_6_1_cloud_512_mib";
 /// More than the emulated host takes for all boots, several times.
@@ -80,7 +80,7 @@ impl<'a> Steps<'a> {
     }
 
     pub fn kvm(&mut self) -> Result<Outcome> {
-        if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
+        if let Err(error) = open_kvm() {
             let reason = format!(
                 "/dev/kvm cannot be opened ({error}): load the module kvm-amd or \
                 kvm-intel, or get access to the device; `carve doctor` says more"
@@ -95,21 +95,26 @@ impl<'a> Steps<'a> {
     pub fn boot(&mut self) -> Result<Outcome> {
         let carve = self.carve()?;
         let quick = self.arguments.quick;
+        // Tiny guests need no emulated host where this machine has any KVM at all.
+        let kvm_here = open_kvm().is_ok();
         let tests = self.targets(|test| {
             let name = test.name.as_str();
-            if quick { name == "boot" } else { !LOCAL_TARGETS.contains(&name) }
+            let elsewhere = LOCAL_TARGETS.contains(&name) || kvm_here && KVM_TARGETS.contains(&name);
+            if quick { name == "boot" } else { !elsewhere }
         })?;
         let filter = self.arguments.filter.clone();
         let chosen = |name: &str| match &filter {
             Some(filter) => name.contains(filter.as_str()),
             None => !quick || name == QUICK_BOOT,
         };
-        let mut boots = Boots::list(&tests, u32::from(!host::hardware_kvm()), chosen)?;
-        boots.run(|script| {
+        let hardware = host::hardware_kvm();
+        let (retries, hosts) = if hardware { (0, 1) } else { (1, emulated_hosts()) };
+        let mut boots = Boots::list(&tests, retries, chosen)?;
+        boots.run(hosts, |script| {
             let mut command = Command::new(std::env::current_exe()?);
             let memory = HOST_MEMORY_MIB.to_string();
             command.args(["host", "--no-stdin", "--time-limit", HOST_LIMIT, "--memory", &memory]);
-            command.args(["--", "sh", "-c", script]);
+            command.args(["--cpus", "1", "--", "sh", "-c", script]);
             self.add_environment(&mut command, Some(&carve))?;
             Ok(command)
         })?;
@@ -275,6 +280,15 @@ fn is_end_to_end(test: &TestBinary) -> bool {
 
 fn runs_guests(test: &TestBinary) -> bool {
     is_end_to_end(test) && !LOCAL_TARGETS.contains(&test.name.as_str())
+}
+
+fn open_kvm() -> io::Result<File> {
+    File::options().read(true).write(true).open("/dev/kvm")
+}
+
+/// How many emulated hosts of one processor this machine can run at once.
+fn emulated_hosts() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(4))
 }
 
 /// Runs a program whose exit code is the verdict.
