@@ -1,5 +1,5 @@
 //! Stock distribution kernels booted end to end. Runs on a KVM host (`cargo xtask host`).
-#![allow(clippy::unwrap_used, unsafe_code, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, unsafe_code, missing_docs)]
 
 mod support;
 
@@ -97,7 +97,8 @@ fn modules_and_the_direct_map_are_randomized_too() {
 #[test]
 fn pvh_boots_every_kernel() {
     for id in KERNELS {
-        let log = Guest::new(id).with("--boot-protocol pvh").run("echo cpus=$(nproc)").expect(0).text();
+        let log =
+            Guest::new(id).with("--boot-protocol pvh").run("echo cpus=$(nproc)").expect(0).text();
         assert_eq!(value(&log, "cpus"), "1");
     }
 }
@@ -126,7 +127,10 @@ fn an_elf_vmlinux_boots_by_both_protocols() {
 #[test]
 fn a_huge_initrd_arrives_unharmed() {
     let guest = Guest::new(DEFAULT).initrd(DEFAULT, "huge").with("--memory 1GiB");
-    let log = guest.run_within(LONG, "cd / && sha256sum -c ballast.sha256 && echo sum=right").expect(0).text();
+    let log = guest
+        .run_within(LONG, "cd / && sha256sum -c ballast.sha256 && echo sum=right")
+        .expect(0)
+        .text();
     assert_eq!(value(&log, "sum"), "right");
 }
 
@@ -226,7 +230,8 @@ fn a_megabyte_of_console_output_arrives_whole() {
 
 #[test]
 fn a_megabyte_of_console_input_arrives_whole() {
-    let script = "stty raw -echo crtscts; echo listening=yes; head -c 1000000 | md5sum | sed 's/^/sum=/'";
+    let script =
+        "stty raw -echo crtscts; echo listening=yes; head -c 1000000 | md5sum | sed 's/^/sum=/'";
     let mut guest = Guest::new(DEFAULT).start(Some(script));
     guest.wait_for("listening=yes", BOOT);
     let bytes: Vec<u8> = (0..1_000_000u32).map(|i| (i * 31 + (i >> 10)) as u8).collect();
@@ -284,5 +289,9 @@ fn too_little_memory_is_refused_with_the_least_that_works() {
     let mut small = guest.clone().with("--memory 32MiB").start(None);
     small.close_input();
     let refused = small.finish(Duration::from_secs(20)).expect(125);
-    assert!(refused.stderr.contains("32MiB") && refused.stderr.contains("--memory"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("32MiB") && refused.stderr.contains("--memory"),
+        "{}",
+        refused.stderr
+    );
 }

@@ -34,8 +34,7 @@ pub const DEFAULT: &str = "debian-6.1-cloud";
 
 /// Appended to scripts: shows what the kernel complained about. The brackets keep the command line, which the log
 /// holds too, from matching.
-const COMPLAINTS: &str =
-    "\nstatus=$?; dmesg | grep -E -A30 'WARNIN[G]:|BU[G]:|UBSA[N]|Call Trac[e]|soft locku[p]'; exit $status";
+const COMPLAINTS: &str = "\nstatus=$?; dmesg | grep -E -A30 'WARNIN[G]:|BU[G]:|UBSA[N]|Call Trac[e]|soft locku[p]'; exit $status";
 
 /// A guest to be booted: one of the stock kernels, what it is to run, and more arguments.
 #[derive(Clone)]

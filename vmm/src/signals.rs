@@ -34,7 +34,8 @@ impl Signals {
             unsafe { libc::sigaddset(&raw mut set, signal) };
         }
         // SAFETY: -1 asks for a new descriptor; `set` is initialized.
-        let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        let fd =
+            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -77,7 +78,11 @@ impl Drop for Signals {
     fn drop(&mut self) {
         // SAFETY: restores the mask that `new` replaced.
         unsafe {
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.previous, std::ptr::null_mut());
+            libc::pthread_sigmask(
+                libc::SIG_SETMASK,
+                &raw const self.previous,
+                std::ptr::null_mut(),
+            );
         }
     }
 }

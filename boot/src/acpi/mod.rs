@@ -138,7 +138,7 @@ pub enum Error {
 }
 
 /// A complete set of tables, RSDP first, ready to be written at the start of
-/// [`ACPI_TABLES`](crate::layout::ACPI_TABLES).
+/// [`ACPI_TABLES`].
 #[derive(Clone, Debug)]
 pub struct Tables {
     image: Vec<u8>,

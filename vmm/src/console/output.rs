@@ -101,7 +101,8 @@ impl Output {
         state.buffer.extend_from_slice(bytes);
         if state.writer.is_none() {
             let shared = Arc::clone(&self.0);
-            let writer = thread::Builder::new().name("console".into()).spawn(move || shared.run())?;
+            let writer =
+                thread::Builder::new().name("console".into()).spawn(move || shared.run())?;
             state.writer = Some(writer);
         }
         drop(state);

@@ -42,7 +42,8 @@ fn every_byte_arrives_in_order_though_the_reader_is_slow() {
 fn a_writer_that_waits_for_room_can_be_released() {
     let (_reader, output) = pipe();
     let mut stuck = output.clone();
-    let writer = thread::spawn(move || stuck.write_all(&vec![b'x'; 4 << 20]).and(stuck.write_all(b"y")));
+    let writer =
+        thread::spawn(move || stuck.write_all(&vec![b'x'; 4 << 20]).and(stuck.write_all(b"y")));
     let start = Instant::now();
     while output.0.lock().buffer.len() < CAPACITY {
         assert!(start.elapsed() < Duration::from_secs(10));

@@ -71,12 +71,36 @@ impl fmt::Display for Report {
                 ": registers unavailable (on AMD CPUs KVM resets them when the guest shuts down)"
             );
         }
-        write!(f, "\n  rip {:#018x}  rflags {:#x}  cs {:#x}  ss {:#x}", r.rip, r.rflags, s.cs.selector, s.ss.selector)?;
-        write!(f, "\n  rax {:#018x}  rbx {:#018x}  rcx {:#018x}  rdx {:#018x}", r.rax, r.rbx, r.rcx, r.rdx)?;
-        write!(f, "\n  rsi {:#018x}  rdi {:#018x}  rbp {:#018x}  rsp {:#018x}", r.rsi, r.rdi, r.rbp, r.rsp)?;
-        write!(f, "\n  r8  {:#018x}  r9  {:#018x}  r10 {:#018x}  r11 {:#018x}", r.r8, r.r9, r.r10, r.r11)?;
-        write!(f, "\n  r12 {:#018x}  r13 {:#018x}  r14 {:#018x}  r15 {:#018x}", r.r12, r.r13, r.r14, r.r15)?;
-        write!(f, "\n  cr0 {:#x}  cr2 {:#x}  cr3 {:#x}  cr4 {:#x}  efer {:#x}", s.cr0, s.cr2, s.cr3, s.cr4, s.efer)?;
+        write!(
+            f,
+            "\n  rip {:#018x}  rflags {:#x}  cs {:#x}  ss {:#x}",
+            r.rip, r.rflags, s.cs.selector, s.ss.selector
+        )?;
+        write!(
+            f,
+            "\n  rax {:#018x}  rbx {:#018x}  rcx {:#018x}  rdx {:#018x}",
+            r.rax, r.rbx, r.rcx, r.rdx
+        )?;
+        write!(
+            f,
+            "\n  rsi {:#018x}  rdi {:#018x}  rbp {:#018x}  rsp {:#018x}",
+            r.rsi, r.rdi, r.rbp, r.rsp
+        )?;
+        write!(
+            f,
+            "\n  r8  {:#018x}  r9  {:#018x}  r10 {:#018x}  r11 {:#018x}",
+            r.r8, r.r9, r.r10, r.r11
+        )?;
+        write!(
+            f,
+            "\n  r12 {:#018x}  r13 {:#018x}  r14 {:#018x}  r15 {:#018x}",
+            r.r12, r.r13, r.r14, r.r15
+        )?;
+        write!(
+            f,
+            "\n  cr0 {:#x}  cr2 {:#x}  cr3 {:#x}  cr4 {:#x}  efer {:#x}",
+            s.cr0, s.cr2, s.cr3, s.cr4, s.efer
+        )?;
         if self.instruction.is_empty() {
             return write!(f, "\n  instruction bytes unreadable");
         }

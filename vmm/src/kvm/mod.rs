@@ -66,7 +66,9 @@ pub enum Error {
         purpose: &'static str,
     },
     /// More vCPUs than KVM allows.
-    #[error("{asked} vCPUs asked for, but this host's KVM allows at most {limit}; use --cpus {limit} or less")]
+    #[error(
+        "{asked} vCPUs asked for, but this host's KVM allows at most {limit}; use --cpus {limit} or less"
+    )]
     TooManyVcpus {
         /// vCPUs asked for.
         asked: u32,

@@ -21,10 +21,9 @@ const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 /// [`Error::Operation`] when KVM_SET_MSRS itself fails.
 pub fn set_up(vcpu: &VcpuFd) -> Result<(), Error> {
     let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
-    for msr in [
-        entry(IA32_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK),
-        entry(IA32_MISC_ENABLE, FAST_STRINGS),
-    ] {
+    for msr in
+        [entry(IA32_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK), entry(IA32_MISC_ENABLE, FAST_STRINGS)]
+    {
         let msrs = Msrs::from_entries(&[msr]).map_err(|e| Error::Operation {
             operation: "KVM_SET_MSRS",
             source: std::io::Error::other(format!("{e:?}")),

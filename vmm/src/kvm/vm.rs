@@ -57,9 +57,8 @@ impl Vm {
     #[allow(unsafe_code)]
     pub fn map_memory(&self, memory: &GuestMemory) -> Result<(), Error> {
         for (slot, region) in (0u32..).zip(memory.iter()) {
-            let host = region
-                .get_host_address(MemoryRegionAddress(0))
-                .map_err(|e| Error::Operation {
+            let host =
+                region.get_host_address(MemoryRegionAddress(0)).map_err(|e| Error::Operation {
                     operation: "KVM_SET_USER_MEMORY_REGION",
                     source: std::io::Error::other(e),
                 })?;

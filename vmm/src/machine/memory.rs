@@ -56,7 +56,9 @@ pub enum Error {
         source: io::Error,
     },
     /// Populating the memory in advance failed.
-    #[error("cannot populate {size} of guest memory in advance: {source}; leave out --prefault or ask for less")]
+    #[error(
+        "cannot populate {size} of guest memory in advance: {source}; leave out --prefault or ask for less"
+    )]
     Prefault {
         /// Size of the region that failed.
         size: Size,
@@ -76,10 +78,8 @@ pub fn map(layout: &RamLayout, config: &VmConfig) -> Result<GuestMemory, Error> 
         .map(|range| RamRegion::map(range, config))
         .collect::<Result<Vec<_>, _>>()?;
     // The layout's regions are sorted and apart: its own property.
-    GuestMemory::from_regions(regions).map_err(|e| Error::Reserve {
-        size: config.memory.size,
-        source: io::Error::other(e),
-    })
+    GuestMemory::from_regions(regions)
+        .map_err(|e| Error::Reserve { size: config.memory.size, source: io::Error::other(e) })
 }
 
 /// One contiguous piece of guest RAM and the host mapping behind it, unmapped with the last user.
@@ -104,12 +104,9 @@ impl RamRegion {
         let size = Size::from_bytes(len);
         let reserve = |source: io::Error| match config.hugepages {
             None => Error::Reserve { size, source },
-            Some(page) => Error::HugePages {
-                size,
-                page: page.size(),
-                kib: page.size().bytes() >> 10,
-                source,
-            },
+            Some(page) => {
+                Error::HugePages { size, page: page.size(), kib: page.size().bytes() >> 10, source }
+            }
         };
         let len = usize::try_from(len).map_err(|e| reserve(io::Error::other(e)))?;
         let file = backing_file(len, config).map_err(|e| reserve(e.into()))?;
@@ -177,7 +174,8 @@ fn map_aligned(
     let mapped = match file {
         Some(file) => {
             // Huge pages are charged now; ordinary shared memory when it is touched.
-            let lazy = if config.hugepages.is_some() { MapFlags::empty() } else { MapFlags::NORESERVE };
+            let lazy =
+                if config.hugepages.is_some() { MapFlags::empty() } else { MapFlags::NORESERVE };
             let flags = MapFlags::SHARED | MapFlags::FIXED | lazy;
             // SAFETY: replaces part of the reservation made above, which nothing else refers to.
             unsafe { mmap(aligned, len, access, flags, file.as_fd(), 0) }
@@ -218,7 +216,8 @@ impl GuestMemoryRegion for RamRegion {
 
     fn get_host_address(&self, addr: MemoryRegionAddress) -> AccessResult<*mut u8> {
         let addr = self.check_address(addr).ok_or(GuestMemoryError::InvalidBackendAddress)?;
-        let offset = usize::try_from(addr.0).map_err(|_| GuestMemoryError::InvalidBackendAddress)?;
+        let offset =
+            usize::try_from(addr.0).map_err(|_| GuestMemoryError::InvalidBackendAddress)?;
         Ok(self.host.as_ptr().wrapping_add(offset))
     }
 

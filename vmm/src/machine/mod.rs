@@ -1,7 +1,7 @@
 //! One machine from its first to its last instruction: memory, vCPUs and devices put together,
 //! run, and taken apart again.
 //!
-//! KVM cannot reset a machine, so a reset drops the whole [`Machine`] and builds a new one from the
+//! KVM cannot reset a machine, so a reset drops the whole `Machine` and builds a new one from the
 //! same [`Sources`]. What happens after an end is decided in [`crate::run()`], not here.
 
 pub mod memory;

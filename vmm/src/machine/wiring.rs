@@ -54,11 +54,7 @@ pub(super) struct Wired {
 }
 
 /// Creates every device of `config` and puts it on its bus.
-pub(super) fn connect(
-    vm: &Vm,
-    config: &VmConfig,
-    console: ConsolePorts,
-) -> Result<Wired, Error> {
+pub(super) fn connect(vm: &Vm, config: &VmConfig, console: ConsolePorts) -> Result<Wired, Error> {
     let router = Arc::new(GsiRouter::new(Arc::clone(vm.fd())));
     let ioapic = shared(IoApic::new(IOAPIC_PINS, Box::new(IoApicRoutes::new(router))));
     let mut mmio = Bus::new("MMIO");
@@ -68,9 +64,8 @@ pub(super) fn connect(
     let serial = shared(Serial::new(line(vm, SERIAL_GSI)?, output, on_input_drained));
     let ged = shared(Ged::new(line(vm, GED_GSI)?));
     let mut pio = Bus::new("I/O port");
-    let mut put = |port: u16, len, device: Arc<Mutex<dyn BusDevice>>| {
-        pio.insert(port.into(), len, device)
-    };
+    let mut put =
+        |port: u16, len, device: Arc<Mutex<dyn BusDevice>>| pio.insert(port.into(), len, device);
     put(serial::COM1, serial::LEN.into(), serial.clone())?;
     put(i8042::PORT, i8042::LEN.into(), shared(I8042))?;
     put(CMOS_PORT, 2, shared(cmos(config)))?;

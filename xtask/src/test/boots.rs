@@ -112,7 +112,8 @@ impl<'a> Boots<'a> {
                 let (folder, path) = (shell_path(&program.directory), shell_path(&program.path));
                 let names = names.join(" ");
                 script += &format!("echo {}\n", quoted(&format!("{MARK}{}", program.name)));
-                script += &format!("cd {folder} && {path} --test-threads {THREADS} --exact {names}\n");
+                script +=
+                    &format!("cd {folder} && {path} --test-threads {THREADS} --exact {names}\n");
             }
         }
         script

@@ -99,7 +99,8 @@ impl<'a> Steps<'a> {
         let kvm_here = open_kvm().is_ok();
         let tests = self.targets(|test| {
             let name = test.name.as_str();
-            let elsewhere = LOCAL_TARGETS.contains(&name) || kvm_here && KVM_TARGETS.contains(&name);
+            let elsewhere =
+                LOCAL_TARGETS.contains(&name) || kvm_here && KVM_TARGETS.contains(&name);
             if quick { name == "boot" } else { !elsewhere }
         })?;
         let filter = self.arguments.filter.clone();
