@@ -46,13 +46,19 @@ const LSR_DATA_READY: u8 = 1 << 0;
 /// input. Drivers that wait for the transmitter do not get there: it is always ready.
 const POLLS: u8 = 64;
 
-struct Line(Arc<dyn InterruptLine>);
+/// The interrupt line, which is edge triggered: while an edge is on its way nothing is gained by another.
+struct Line {
+    line: Arc<dyn InterruptLine>,
+    /// An edge was sent and the guest has not looked at the UART's interrupts since. Its handler will,
+    /// and then sees every cause there is.
+    outstanding: Cell<bool>,
+}
 
 impl Trigger for Line {
     type E = io::Error;
 
     fn trigger(&self) -> io::Result<()> {
-        self.0.trigger()
+        if self.outstanding.replace(true) { Ok(()) } else { self.line.trigger() }
     }
 }
 
@@ -115,7 +121,8 @@ impl Serial {
         input_drained: Box<dyn Fn() + Send>,
     ) -> Self {
         let events = Events { input_drained, lost: Cell::new(0) };
-        let mut uart = Uart::with_events(Line(line), events, output);
+        let mut uart =
+            Uart::with_events(Line { line, outstanding: Cell::new(false) }, events, output);
         // The value after reset; vm-superio starts with OUT2 set. Writing MCR has no effects that
         // could fail.
         let _ = uart.write(MODEM_CONTROL, 0);
@@ -179,6 +186,7 @@ impl Serial {
     /// something else, and forgets them when read, so that data a driver left in the FIFO would
     /// wait for the next byte to arrive.
     fn identify_interrupt(&mut self) -> u8 {
+        self.uart.interrupt_evt().outstanding.set(false);
         let pending = self.uart.read(INTERRUPT_IDENTIFICATION) & IIR_CAUSE;
         let enabled = self.interrupt_enable;
         self.transmitter_empty |= pending & IIR_TRANSMITTER_EMPTY != 0;
@@ -230,6 +238,10 @@ impl ByteRegisters for Serial {
     fn write_byte(&mut self, offset: u64, value: u8) -> Option<Action> {
         let offset = u8::try_from(offset).ok()?;
         self.polls = 0;
+        if matches!(offset, INTERRUPT_ENABLE | MODEM_CONTROL) {
+            // An edge sent before may have met a masked or disconnected line.
+            self.uart.interrupt_evt().outstanding.set(false);
+        }
         if let Err(error) = self.uart.write(offset, value) {
             self.note(error);
         }

@@ -8,12 +8,16 @@ use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use vmm_sys_util::eventfd::EventFd;
 
 /// Bytes that wait for the reader before the guest has to.
 const CAPACITY: usize = 64 << 10;
+/// How long the first bytes after a silence wait for more. A UART hands over single bytes; without
+/// this each would cost two context switches and a system call. Too short to be noticed by a user.
+const LINGER: Duration = Duration::from_millis(1);
 
 /// The console's output side. Clones are handles on the same output.
 #[derive(Debug, Clone)]
@@ -25,6 +29,8 @@ struct Shared {
     state: Mutex<State>,
     /// There are bytes to write, or the end has come.
     filled: Condvar,
+    /// Waiting for more bytes makes no sense any more: the buffer is full, or the end has come.
+    urgent: Condvar,
     /// There is room again.
     emptied: Condvar,
     /// Fires when everything is written after [`Output::finish`], or when writing failed.
@@ -53,6 +59,7 @@ impl Output {
             target,
             state: Mutex::default(),
             filled: Condvar::new(),
+            urgent: Condvar::new(),
             emptied: Condvar::new(),
             event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
         })))
@@ -80,6 +87,7 @@ impl Output {
         let mut state = self.0.lock();
         state.finishing = true;
         self.0.filled.notify_all();
+        self.0.urgent.notify_all();
         state.drained()
     }
 
@@ -91,6 +99,7 @@ impl Output {
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.0.lock();
         while state.buffer.len() >= CAPACITY && !state.unbounded && !state.broken {
+            self.0.urgent.notify_all();
             state = self.0.emptied.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.broken {
@@ -140,6 +149,11 @@ impl Shared {
         loop {
             while state.buffer.is_empty() && !state.finishing {
                 state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            if !state.finishing {
+                let urgent = |state: &mut State| !state.finishing && state.buffer.len() < CAPACITY;
+                let waited = self.urgent.wait_timeout_while(state, LINGER, urgent);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
             if state.buffer.is_empty() {
                 drop(state);
