@@ -28,7 +28,7 @@ pub enum Protocol {
 pub enum Error {
     /// Kernel and initrd do not fit.
     #[error(
-        "{} of memory are too few: the kernel needs {} and the initrd {}; give at least {}",
+        "{} of memory are too few: the kernel needs {} and the initrd {}; give the guest at least {} (--memory)",
         Mebibytes(*.have), Mebibytes(*.kernel), Mebibytes(*.initrd), Mebibytes(*.minimum)
     )]
     MemoryTooSmall {
