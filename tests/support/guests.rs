@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Finished, Running, carve};
 
 /// A boot of an emulated guest takes seconds; one of 8 vCPUs beside another may take twenty.
-pub const BOOT: Duration = Duration::from_secs(180);
+pub const BOOT: Duration = Duration::from_secs(300);
 
 /// For what moves a lot of data through an emulated guest.
 pub const LONG: Duration = Duration::from_secs(900);
