@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use support::payload::{self, elf};
-use support::{Finished, Running, have_kvm, run};
+use support::{Finished, Running, have_kvm, on_ending_signals, run};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -117,6 +117,20 @@ kvm_tests! {
         }
     }
 
+    fn signals_the_caller_ignores_stay_ignored() {
+        let kernel = elf(payload::echo());
+        let mut command = run(&kernel);
+        on_ending_signals(&mut command, libc::SIG_IGN);
+        let mut guest = Running::start(&mut command);
+        guest.send(b"a");
+        guest.wait_for("a", SOON);
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+            guest.signal(signal);
+        }
+        guest.send(b"bq");
+        assert_eq!(guest.finish(SOON).expect(0).text(), "abq");
+    }
+
     fn kicks_are_not_lost_however_early_they_come() {
         let kernel = elf(payload::spin());
         for delay in 0..40 {
@@ -145,6 +159,14 @@ kvm_tests! {
         for vcpus in [2, 8, 64] {
             let line = format!("a={:04x}", vcpus - 1);
             guest(payload::start_others(), &["--cpus", &vcpus.to_string(), "--cmdline", &line]).expect(0);
+        }
+    }
+
+    fn vcpus_whose_apic_ids_pass_254_start_too() {
+        // Cores take seven bits, threads two of a third: ids with gaps, up to 0x2c2.
+        for (topology, vcpus) in [("sockets=1,cores=254,threads=1", 254), ("sockets=3,cores=65,threads=3", 585)] {
+            let line = format!("a={:04x}", vcpus - 1);
+            guest(payload::start_others(), &["--topology", topology, "--cmdline", &line]).expect(0);
         }
     }
 

@@ -1,10 +1,11 @@
 //! The fixture of tests that run the binary: start it, talk to it, wait for it, bounded in time.
-#![allow(dead_code)] // Each test target uses its own part.
+#![allow(dead_code, unsafe_code)] // Each test target uses its own part; signals of child processes.
 
 pub mod guests;
 pub mod payload;
 
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -15,7 +16,25 @@ use std::time::{Duration, Instant};
 pub fn carve() -> Command {
     let built = option_env!("CARGO_BIN_EXE_carve").map(PathBuf::from);
     let path = std::env::var_os("CARVE_BIN").map(PathBuf::from).or(built);
-    Command::new(path.expect("a carve binary: set CARVE_BIN"))
+    let mut command = Command::new(path.expect("a carve binary: set CARVE_BIN"));
+    // Tests may run under `nohup` or in the background of a shell, which ignore some of these; Carve keeps to that.
+    on_ending_signals(&mut command, libc::SIG_DFL);
+    command
+}
+
+/// Makes `command` start with `action`, `SIG_DFL` or `SIG_IGN`, for the signals that end Carve.
+pub fn on_ending_signals(command: &mut Command, action: libc::sighandler_t) {
+    let set = move || {
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+            // SAFETY: no handler is installed, only one of the two fixed actions.
+            if unsafe { libc::signal(signal, action) } == libc::SIG_ERR {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: signal(2) is async-signal-safe, and the closure does nothing else.
+    unsafe { command.pre_exec(set) };
 }
 
 /// Whether this machine has a KVM to test on; where it has none the reason is printed, and
