@@ -1,5 +1,5 @@
-//! What a guest finds on its buses: the bus itself, interrupt lines, the I/O APIC and the few
-//! legacy devices an x86 kernel expects.
+//! What a guest finds on its buses: the bus itself, interrupt lines, the I/O APIC, the few
+//! legacy devices an x86 kernel expects, and virtio devices.
 //!
 //! Devices here speak their specifications and nothing else. They know no KVM types, open no
 //! paths and take no policy decisions: they get opened sinks, interrupt lines and callbacks, and
@@ -15,4 +15,6 @@ pub mod bus;
 pub mod interrupt;
 pub mod ioapic;
 pub mod legacy;
+pub mod memory;
 pub mod rate_limit;
+pub mod virtio;

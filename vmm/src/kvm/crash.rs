@@ -9,7 +9,7 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::machine::memory::GuestMemory;
+use devices::memory::GuestMemory;
 
 /// Longest x86 instruction, in bytes.
 const MAX_INSTRUCTION: usize = 15;

@@ -13,7 +13,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
 use super::{Error, System, failed};
-use crate::machine::memory::GuestMemory;
+use devices::memory::GuestMemory;
 
 /// Pins of the I/O APIC in this process, all of them GSIs 0 to 47.
 pub const IOAPIC_PINS: u32 = 48;

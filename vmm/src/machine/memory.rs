@@ -12,19 +12,12 @@ use std::os::fd::AsFd;
 use std::ptr::{self, NonNull};
 
 use boot::layout::RamLayout;
+use devices::memory::{GuestMemory, RamRegion};
 use resources::Size;
 use resources::config::{Backing, HugePageSize, VmConfig};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
-use vm_memory::bitmap::BS;
-use vm_memory::guest_memory::Result as AccessResult;
-use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryError, GuestMemoryRegion, GuestMemoryRegionBytes,
-    GuestRegionCollection, GuestUsize, MemoryRegionAddress, VolatileSlice,
-};
-
-/// A guest's RAM: one region below the MMIO hole and, where it is larger, one above 4 GiB.
-pub type GuestMemory = GuestRegionCollection<RamRegion>;
+use vm_memory::{FileOffset, GuestAddress};
 
 /// Host alignment of regions: the size of the huge pages the kernel makes of ordinary memory.
 const HUGE_PAGE: usize = 2 << 20;
@@ -73,69 +66,46 @@ pub enum Error {
 ///
 /// [`Error`] naming the size that could not be had.
 pub fn map(layout: &RamLayout, config: &VmConfig) -> Result<GuestMemory, Error> {
-    let regions = layout
-        .regions()
-        .map(|range| RamRegion::map(range, config))
-        .collect::<Result<Vec<_>, _>>()?;
+    let regions =
+        layout.regions().map(|range| map_region(range, config)).collect::<Result<Vec<_>, _>>()?;
     // The layout's regions are sorted and apart: its own property.
     GuestMemory::from_regions(regions)
         .map_err(|e| Error::Reserve { size: config.memory.size, source: io::Error::other(e) })
 }
 
-/// One contiguous piece of guest RAM and the host mapping behind it, unmapped with the last user.
-#[derive(Debug)]
-pub struct RamRegion {
-    start: GuestAddress,
-    host: NonNull<u8>,
-    len: usize,
-    file: Option<FileOffset>,
-    huge: bool,
+/// Maps one region as `config` says.
+fn map_region(range: Range<u64>, config: &VmConfig) -> Result<RamRegion, Error> {
+    let (start, len) = (GuestAddress(range.start), range.end - range.start);
+    let size = Size::from_bytes(len);
+    let reserve = |source: io::Error| match config.hugepages {
+        None => Error::Reserve { size, source },
+        Some(page) => {
+            Error::HugePages { size, page: page.size(), kib: page.size().bytes() >> 10, source }
+        }
+    };
+    let len = usize::try_from(len).map_err(|e| reserve(io::Error::other(e)))?;
+    let file = backing_file(len, config).map_err(|e| reserve(e.into()))?;
+    let align = config.hugepages.map_or(HUGE_PAGE, |page| page_bytes(page).max(HUGE_PAGE));
+    let host = map_aligned(len, align, file.as_ref(), config).map_err(|e| reserve(e.into()))?;
+    let (file, hugetlb) = (file.map(|file| FileOffset::new(file, 0)), config.hugepages.is_some());
+    // SAFETY: the mapping made above, of `len` bytes, handed over whole.
+    let region = unsafe { RamRegion::from_mapping(start, host, len, file, hugetlb) };
+    advise(host, len, config).map_err(|source| Error::Prefault { size, source })?;
+    Ok(region)
 }
 
-// SAFETY: the mapping is plain memory of the process; guest and threads access it through volatile
-// slices only.
-unsafe impl Send for RamRegion {}
-// SAFETY: as above.
-unsafe impl Sync for RamRegion {}
-
-impl RamRegion {
-    fn map(range: Range<u64>, config: &VmConfig) -> Result<Self, Error> {
-        let (start, len) = (GuestAddress(range.start), range.end - range.start);
-        let size = Size::from_bytes(len);
-        let reserve = |source: io::Error| match config.hugepages {
-            None => Error::Reserve { size, source },
-            Some(page) => {
-                Error::HugePages { size, page: page.size(), kib: page.size().bytes() >> 10, source }
-            }
-        };
-        let len = usize::try_from(len).map_err(|e| reserve(io::Error::other(e)))?;
-        let file = backing_file(len, config).map_err(|e| reserve(e.into()))?;
-        let align = config.hugepages.map_or(HUGE_PAGE, |page| page_bytes(page).max(HUGE_PAGE));
-        let host = map_aligned(len, align, file.as_ref(), config).map_err(|e| reserve(e.into()))?;
-        let region = Self {
-            start,
-            host,
-            len,
-            file: file.map(|file| FileOffset::new(file, 0)),
-            huge: config.hugepages.is_some(),
-        };
-        region.advise(config).map_err(|source| Error::Prefault { size, source })?;
-        Ok(region)
+fn advise(host: NonNull<u8>, len: usize, config: &VmConfig) -> io::Result<()> {
+    let host = host.as_ptr().cast();
+    if config.memory.transparent_hugepages && config.hugepages.is_none() {
+        // SAFETY: advice on our own mapping changes no contents. A host built without transparent
+        // huge pages refuses it; small pages do as well then.
+        let _ = unsafe { madvise(host, len, Advice::LinuxHugepage) };
     }
-
-    fn advise(&self, config: &VmConfig) -> io::Result<()> {
-        let host = self.host.as_ptr().cast();
-        if config.memory.transparent_hugepages && !self.huge {
-            // SAFETY: advice on our own mapping changes no contents. A host built without
-            // transparent huge pages refuses it; small pages do as well then.
-            let _ = unsafe { madvise(host, self.len, Advice::LinuxHugepage) };
-        }
-        if config.memory.prefault {
-            // SAFETY: populating our own mapping changes no contents.
-            unsafe { madvise(host, self.len, Advice::LinuxPopulateWrite) }?;
-        }
-        Ok(())
+    if config.memory.prefault {
+        // SAFETY: populating our own mapping changes no contents.
+        unsafe { madvise(host, len, Advice::LinuxPopulateWrite) }?;
     }
+    Ok(())
 }
 
 fn page_bytes(page: HugePageSize) -> usize {
@@ -193,60 +163,6 @@ fn map_aligned(
     }
     NonNull::new(mapped?.cast()).ok_or(rustix::io::Errno::NOMEM)
 }
-
-impl Drop for RamRegion {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made in `map_aligned`, and this is its last user.
-        let _ = unsafe { munmap(self.host.as_ptr().cast(), self.len) };
-    }
-}
-
-impl GuestMemoryRegion for RamRegion {
-    type B = ();
-
-    fn len(&self) -> GuestUsize {
-        self.len as GuestUsize
-    }
-
-    fn start_addr(&self) -> GuestAddress {
-        self.start
-    }
-
-    fn bitmap(&self) -> BS<'_, ()> {}
-
-    fn get_host_address(&self, addr: MemoryRegionAddress) -> AccessResult<*mut u8> {
-        let addr = self.check_address(addr).ok_or(GuestMemoryError::InvalidBackendAddress)?;
-        let offset =
-            usize::try_from(addr.0).map_err(|_| GuestMemoryError::InvalidBackendAddress)?;
-        Ok(self.host.as_ptr().wrapping_add(offset))
-    }
-
-    fn file_offset(&self) -> Option<&FileOffset> {
-        self.file.as_ref()
-    }
-
-    fn get_slice(
-        &self,
-        offset: MemoryRegionAddress,
-        count: usize,
-    ) -> AccessResult<VolatileSlice<'_, BS<'_, ()>>> {
-        let out_of_range = GuestMemoryError::InvalidBackendAddress;
-        let Ok(from) = usize::try_from(offset.0) else { return Err(out_of_range) };
-        match from.checked_add(count) {
-            Some(end) if end <= self.len => {}
-            _ => return Err(out_of_range),
-        }
-        // SAFETY: `from + count` is within the mapping, which lives as long as the slice's borrow,
-        // and is only ever accessed volatilely.
-        Ok(unsafe { VolatileSlice::new(self.host.as_ptr().wrapping_add(from), count) })
-    }
-
-    fn is_hugetlbfs(&self) -> Option<bool> {
-        Some(self.huge)
-    }
-}
-
-impl GuestMemoryRegionBytes for RamRegion {}
 
 #[cfg(test)]
 #[path = "memory_test.rs"]

@@ -2,6 +2,7 @@
 
 use resources::config::VmConfig;
 use vm_memory::{Bytes, GuestMemoryBackend};
+use vm_memory::{GuestMemoryRegion, MemoryRegionAddress};
 
 use super::*;
 

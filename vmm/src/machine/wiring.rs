@@ -19,12 +19,12 @@ use resources::config::VmConfig;
 use vm_memory::GuestMemoryError;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::memory::GuestMemory;
 use super::{ConsolePorts, Error};
 use crate::kvm::ioapic::IoApicRoutes;
 use crate::kvm::routing::GsiRouter;
 use crate::kvm::vm::IOAPIC_PINS;
 use crate::kvm::{self, Vm};
+use devices::memory::GuestMemory;
 
 const SERIAL_GSI: u32 = 4;
 const CMOS_PORT: u16 = 0x70;
