@@ -84,6 +84,8 @@ impl Finished {
 pub struct Running {
     child: Child,
     start: Instant,
+    /// To a thread that writes: a process that does not read must not block the test for ever.
+    input: Option<mpsc::Sender<Vec<u8>>>,
     output: mpsc::Receiver<Vec<u8>>,
     errors: mpsc::Receiver<Vec<u8>>,
     seen: Vec<u8>,
@@ -102,6 +104,13 @@ fn collect(mut from: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
     receiver
 }
 
+/// Writes what is sent, in order, until the sender is gone or nobody reads any more.
+fn feed(mut to: impl Write + Send + 'static) -> mpsc::Sender<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel::<Vec<u8>>();
+    thread::spawn(move || receiver.iter().try_for_each(|bytes| to.write_all(&bytes)));
+    sender
+}
+
 impl Running {
     /// Starts `command` with its three streams connected to the test.
     pub fn start(command: &mut Command) -> Self {
@@ -111,9 +120,10 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let input = Some(feed(child.stdin.take().unwrap()));
         let output = collect(child.stdout.take().unwrap());
         let errors = collect(child.stderr.take().unwrap());
-        Self { child, start: Instant::now(), output, errors, seen: Vec::new() }
+        Self { child, start: Instant::now(), input, output, errors, seen: Vec::new() }
     }
 
     pub fn pid(&self) -> i32 {
@@ -121,11 +131,11 @@ impl Running {
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        self.child.stdin.as_mut().unwrap().write_all(bytes).unwrap();
+        self.input.as_ref().unwrap().send(bytes.to_vec()).unwrap();
     }
 
     pub fn close_input(&mut self) {
-        self.child.stdin = None;
+        self.input = None;
     }
 
     pub fn signal(&self, signal: i32) {
@@ -160,7 +170,7 @@ impl Running {
     #[track_caller]
     pub fn finish(mut self, limit: Duration) -> Finished {
         let deadline = self.start + limit;
-        self.child.stdin = None;
+        self.input = None;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;

@@ -151,9 +151,10 @@ fn kill_all() {
 
 /// Does what the machine outside asks while the command runs.
 fn obey(port: Port, mut streams: Streams, pid: Pid) {
-    let mut reader = port.1;
+    let Ok(mut reader) = port.1.try_clone() else { return };
     while let Ok(Some(frame)) = Frame::receive(&mut reader) {
         match frame {
+            Frame::Ping => drop(port.send(&Frame::Alive)),
             Frame::Input(bytes) => streams.write(&bytes),
             Frame::InputEnd => streams.end_input(),
             Frame::Resize(size) => streams.resize(size),

@@ -20,6 +20,11 @@ use crate::workspace::Workspace;
 const START_LIMIT: Duration = Duration::from_secs(180);
 /// How long the command may take to end after a signal before the host is taken away from under it.
 const GRACE: Duration = Duration::from_secs(10);
+/// How often the host is asked whether it lives. QEMU's emulation of nested virtualization loses timer interrupts now and
+/// then; the interrupt that a ping causes sets a host that sleeps for lack of one going again.
+const PING: Duration = Duration::from_secs(1);
+/// A host silent for so long will not wake up any more.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Runs the command to its end or the time limit.
 pub fn run(workspace: &Workspace, arguments: &Arguments, share: &Share) -> Result<u8, Error> {
@@ -99,11 +104,21 @@ impl Session {
         let mut started = false;
         let mut signalled = None;
         let mut deadline = Instant::now() + START_LIMIT;
+        let mut heard = Instant::now();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let event = match self.events.recv_timeout(left) {
+            let event = match self.events.recv_timeout(left.min(PING)) {
                 Ok(event) => event,
                 Err(RecvTimeoutError::Disconnected) => Event::Gone,
+                Err(RecvTimeoutError::Timeout) if left > PING => {
+                    if started {
+                        self.send(&Frame::Ping)?;
+                    }
+                    if started && heard.elapsed() > SILENCE {
+                        return Err(Error::Stopped { log: machine.log_tail() });
+                    }
+                    continue;
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     return match (started, signalled) {
                         (false, _) => Err(Error::Stopped { log: machine.log_tail() }),
@@ -112,6 +127,7 @@ impl Session {
                     };
                 }
             };
+            heard = Instant::now();
             match event {
                 Event::Frame(Frame::Output(bytes)) => write(&mut stdio::stdout().lock(), &bytes)?,
                 Event::Frame(Frame::Error(bytes)) => write(&mut stdio::stderr().lock(), &bytes)?,

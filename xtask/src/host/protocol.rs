@@ -64,6 +64,10 @@ pub enum Frame {
     Resize(Size),
     /// To the agent: send the command's process group this signal.
     Signal(i32),
+    /// To the agent: answer with [`Frame::Alive`].
+    Ping,
+    /// From the agent: the answer to a ping.
+    Alive,
     /// From the agent: the host is up and the command runs.
     Started,
     /// From the agent: bytes the command wrote to its standard output.
@@ -83,6 +87,8 @@ impl Frame {
             Self::InputEnd => (b'e', Vec::new()),
             Self::Resize(size) => (b'r', serde_json::to_vec(size)?),
             Self::Signal(signal) => (b'k', signal.to_le_bytes().to_vec()),
+            Self::Ping => (b'p', Vec::new()),
+            Self::Alive => (b'a', Vec::new()),
             Self::Started => (b'g', Vec::new()),
             Self::Output(bytes) => (b'1', bytes.clone()),
             Self::Error(bytes) => (b'2', bytes.clone()),
@@ -127,6 +133,8 @@ impl Frame {
                 let bytes = payload.try_into().map_err(|_| invalid("signal of a wrong length"))?;
                 Self::Signal(i32::from_le_bytes(bytes))
             }
+            b'p' => Self::Ping,
+            b'a' => Self::Alive,
             b'g' => Self::Started,
             b'1' => Self::Output(payload),
             b'2' => Self::Error(payload),

@@ -20,6 +20,8 @@ fn every_frame_reads_back() {
         Frame::InputEnd,
         Frame::Resize(Size { columns: 1, rows: 2 }),
         Frame::Signal(15),
+        Frame::Ping,
+        Frame::Alive,
         Frame::Started,
         Frame::Output(Vec::new()),
         Frame::Error(b"oops".to_vec()),

@@ -27,7 +27,7 @@ const KVM_TARGETS: [&str; 2] = ["kvm", "terminal"];
 /// The one boot of `--quick`.
 const QUICK_BOOT: &str = "debian_6_1_cloud_512_mib";
 /// More than the emulated host takes for all boots, several times.
-const HOST_LIMIT: &str = "1h";
+const HOST_LIMIT: &str = "40m";
 /// Two guests of 5 GiB at once, which touch a part of it.
 const HOST_MEMORY_MIB: u32 = 8192;
 const MUSL: &str = "x86_64-unknown-linux-musl";
