@@ -17,7 +17,13 @@ use resources::Size;
 use resources::config::{Backing, HugePageSize, VmConfig};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
-use vm_memory::{FileOffset, GuestAddress};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress,
+};
+
+/// Guest addresses below this get huge pages only once the guest is loaded: the loader touches a few
+/// pages of them, and clearing two huge pages for those would be a good part of a short guest's life.
+const SMALL_PAGES: u64 = 4 << 20;
 
 /// Host alignment of regions: the size of the huge pages the kernel makes of ordinary memory.
 const HUGE_PAGE: usize = 2 << 20;
@@ -90,22 +96,50 @@ fn map_region(range: Range<u64>, config: &VmConfig) -> Result<RamRegion, Error> 
     let (file, hugetlb) = (file.map(|file| FileOffset::new(file, 0)), config.hugepages.is_some());
     // SAFETY: the mapping made above, of `len` bytes, handed over whole.
     let region = unsafe { RamRegion::from_mapping(start, host, len, file, hugetlb) };
-    advise(host, len, config).map_err(|source| Error::Prefault { size, source })?;
+    let later = SMALL_PAGES.saturating_sub(region.start_addr().0).min(len as u64);
+    want_huge_pages(&region, usize::try_from(later).unwrap_or(len), config);
     Ok(region)
 }
 
-fn advise(host: NonNull<u8>, len: usize, config: &VmConfig) -> io::Result<()> {
-    let host = host.as_ptr().cast();
-    if config.memory.transparent_hugepages && config.hugepages.is_none() {
-        // SAFETY: advice on our own mapping changes no contents. A host built without transparent
-        // huge pages refuses it; small pages do as well then.
-        let _ = unsafe { madvise(host, len, Advice::LinuxHugepage) };
-    }
-    if config.memory.prefault {
-        // SAFETY: populating our own mapping changes no contents.
-        unsafe { madvise(host, len, Advice::LinuxPopulateWrite) }?;
+/// Completes what was left until the guest is loaded: asks for huge pages everywhere, and populates
+/// the memory where that was asked for.
+///
+/// # Errors
+///
+/// [`Error::Prefault`]
+pub fn settle(memory: &GuestMemory, config: &VmConfig) -> Result<(), Error> {
+    for region in memory.iter() {
+        want_huge_pages(region, 0, config);
+        if config.memory.prefault {
+            let size = Size::from_bytes(region.len());
+            populate(region).map_err(|source| Error::Prefault { size, source })?;
+        }
     }
     Ok(())
+}
+
+/// Asks for transparent huge pages from the byte `from` of the region on.
+fn want_huge_pages(region: &RamRegion, from: usize, config: &VmConfig) {
+    if !config.memory.transparent_hugepages || config.hugepages.is_some() {
+        return;
+    }
+    let Some((start, len)) = tail(region, from) else { return };
+    // SAFETY: advice on a region's own mapping changes no contents. A host built without transparent
+    // huge pages refuses it; small pages do as well then.
+    let _ = unsafe { madvise(start.cast(), len, Advice::LinuxHugepage) };
+}
+
+fn populate(region: &RamRegion) -> io::Result<()> {
+    let Some((start, len)) = tail(region, 0) else { return Ok(()) };
+    // SAFETY: populating a region's own mapping changes no contents.
+    Ok(unsafe { madvise(start.cast(), len, Advice::LinuxPopulateWrite) }?)
+}
+
+/// Host address and length of what follows the first `from` bytes of a region, if anything does.
+fn tail(region: &RamRegion, from: usize) -> Option<(*mut u8, usize)> {
+    let len = usize::try_from(region.len()).ok()?.checked_sub(from).filter(|&len| len > 0)?;
+    let start = region.get_host_address(MemoryRegionAddress(from as u64)).ok()?;
+    Some((start, len))
 }
 
 fn page_bytes(page: HugePageSize) -> usize {

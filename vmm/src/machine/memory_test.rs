@@ -2,7 +2,6 @@
 
 use resources::config::VmConfig;
 use vm_memory::{Bytes, GuestMemoryBackend};
-use vm_memory::{GuestMemoryRegion, MemoryRegionAddress};
 
 use super::*;
 
@@ -13,7 +12,9 @@ fn config(text: &str) -> VmConfig {
 
 fn map_all(text: &str) -> GuestMemory {
     let config = config(&format!("kernel = 'k'\n{text}"));
-    map(&RamLayout::new(config.memory.size.bytes()), &config).unwrap()
+    let memory = map(&RamLayout::new(config.memory.size.bytes()), &config).unwrap();
+    settle(&memory, &config).unwrap();
+    memory
 }
 
 #[test]
@@ -34,8 +35,8 @@ fn memory_across_the_hole_is_two_regions_at_huge_page_boundaries() {
 fn memory_is_populated_by_touch_unless_asked_for_in_advance() {
     for (prefault, populated) in [(false, 0), (true, 64)] {
         let memory = map_all(&format!(
-            "memory = {{ size = '256KiB', prefault = {prefault}, transparent_hugepages = false }}\n"
-        ).replace("256KiB", "4MiB"));
+            "memory = {{ size = '4MiB', prefault = {prefault}, transparent_hugepages = false }}\n"
+        ));
         let host = memory.iter().next().unwrap().get_host_address(MemoryRegionAddress(0)).unwrap();
         let mut present = [0u8; 64];
         // SAFETY: asks about our own mapping; 64 pages have 64 answers.

@@ -112,6 +112,7 @@ impl Machine {
         let rsdp = tables.write(&memory)?;
         wiring::write_reset_vector(&memory).map_err(Error::ResetVector)?;
         let entry = sources.boot.load(&memory, &layout, rsdp)?;
+        memory::settle(&memory, config)?;
         tracing::debug!(?entry, "loaded");
         timings.loaded.mark();
 

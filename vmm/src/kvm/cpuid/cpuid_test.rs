@@ -86,6 +86,24 @@ fn leaf_b_is_reachable_on_a_host_that_ends_before_it() {
     assert!(get(&vcpu(true, Topology::new(1, 2, 1), 0), 0, 0).eax >= 0xb);
 }
 
+#[test]
+fn an_amd_cpu_without_topology_extensions_shows_threads_where_there_are_some() {
+    let template = |threads| {
+        let mut leaves = host(true);
+        leaves.remove(0x8000_001e);
+        leaves.get_mut(0x8000_0001, 0).unwrap().ecx &= !(1 << 22);
+        let template = Template::from_leaves(leaves, Topology::new(1, 2, threads), true);
+        template.for_vcpu(3 % (2 * threads)).unwrap().as_slice().to_vec()
+    };
+    let two = template(2);
+    assert_ne!(get(&two, 0x8000_0001, 0).ecx & 1 << 22, 0);
+    assert_eq!(get(&two, 0x8000_001e, 0).eax, 3);
+    assert_eq!(get(&two, 0x8000_001e, 0).ebx, 1 << 8 | 1);
+    let one = template(1);
+    assert_eq!(get(&one, 0x8000_0001, 0).ecx & 1 << 22, 0);
+    assert!(find(&one, 0x8000_001e, 0).is_none());
+}
+
 proptest! {
     #[test]
     fn every_leaf_agrees_on_the_place_of_a_vcpu(

@@ -15,6 +15,10 @@ const LEVEL_CORE: u32 = 2 << 8;
 /// Leaf 1 EDX: several threads in a package. Leaf `0x8000_0001` ECX: the legacy count is of cores.
 const HTT: u32 = 1 << 28;
 const CMP_LEGACY: u32 = 1 << 1;
+/// Leaf `0x8000_0001` ECX: topology extensions, with them leaf `0x8000_001e`, by which AMD's guests learn of
+/// the threads of a core. CPUs without them have no threads to tell of; a guest may have.
+const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
+const THREADS_AMD: u32 = 0x8000_001e;
 
 /// Sets what all vCPUs share.
 pub(super) fn normalize(leaves: &mut Leaves, topology: &Topology) {
@@ -36,6 +40,12 @@ pub(super) fn normalize(leaves: &mut Leaves, topology: &Topology) {
         && amd
     {
         leaf.ecx = (leaf.ecx & !CMP_LEGACY) | if several { CMP_LEGACY } else { 0 };
+        let lacking = leaf.ecx & TOPOLOGY_EXTENSIONS == 0;
+        if lacking && topology.threads() > 1 {
+            leaf.ecx |= TOPOLOGY_EXTENSIONS;
+            leaves.set(THREADS_AMD, 0, [0; 4]);
+            leaves.raise_limit(THREADS_AMD);
+        }
     }
     if let Some(leaf) = leaves.get_mut(0x8000_0008, 0)
         && amd
@@ -56,7 +66,7 @@ pub(super) fn personalize(leaves: &mut Leaves, topology: &Topology, apic_id: u32
     leaves.set(EXTENDED, 1, core);
     leaves.set(EXTENDED, 2, [0, 0, 2, apic_id]);
 
-    if let Some(leaf) = leaves.get_mut(0x8000_001e, 0) {
+    if let Some(leaf) = leaves.get_mut(THREADS_AMD, 0) {
         leaf.eax = apic_id;
         leaf.ebx = (topology.threads() - 1).min(255) << 8 | (topology.core_of(apic_id) & 0xff);
         // One node a socket.
