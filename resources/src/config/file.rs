@@ -96,22 +96,28 @@ fn problem(path: &Path, text: &str, message: String, span: Option<Range<usize>>)
 fn unknown_keys(table: &DeTable<'_>, prefix: &str, report: &mut impl FnMut(&str, Range<usize>)) {
     for (key, value) in table {
         let path = format!("{prefix}{}", key.get_ref());
-        let inside = format!("{path}.");
-        if let DeValue::Table(inner) = value.get_ref()
-            && KEYS.iter().any(|key| key.path.starts_with(&inside))
-        {
-            unknown_keys(inner, &inside, report);
-        } else if !KEYS.iter().any(|key| key.path == path || key.path.starts_with(&inside)) {
-            report(&path, key.span());
+        match value.get_ref() {
+            // A name with a dot in it would be taken for two.
+            _ if key.get_ref().contains('.') => report(&path, key.span()),
+            DeValue::Table(inner) if keys::is_table(&path) => {
+                unknown_keys(inner, &format!("{path}."), report);
+            }
+            _ if keys::key(&path).is_some() || keys::is_table(&path) => {}
+            _ => report(&path, key.span()),
         }
     }
 }
 
 /// The keys and tables that may stand where `path` stands, in words.
 fn known_beside(path: &str) -> String {
-    let prefix = path.rfind('.').map_or("", |dot| &path[..=dot]);
+    let table = path.rsplit_once('.').map(|(table, _)| table);
+    let beside = |key: &keys::Key| match table {
+        Some(table) => keys::stands_at(key.path, table),
+        None => Some(key.path),
+    };
     let mut names: Vec<&str> =
-        KEYS.iter().filter_map(|key| key.path.strip_prefix(prefix)?.split('.').next()).collect();
+        KEYS.iter().filter_map(|key| beside(key)?.split('.').next()).collect();
+    names.retain(|name| !name.is_empty());
     names.dedup();
     names.join(", ")
 }
@@ -128,13 +134,22 @@ fn span_of(table: &DeTable<'_>, path: &str) -> Option<Range<usize>> {
 
 /// The innermost key whose value holds `span`.
 fn key_around(text: &str, span: &Range<usize>) -> Option<&'static keys::Key> {
-    let table = DeTable::parse(text).ok()?;
-    KEYS.iter()
-        .filter(|key| {
-            span_of(table.get_ref(), key.path)
-                .is_some_and(|value| value.start <= span.start && span.end <= value.end)
+    fn innermost(
+        table: &DeTable<'_>,
+        prefix: &str,
+        span: &Range<usize>,
+    ) -> Option<&'static keys::Key> {
+        let holds = |value: Range<usize>| value.start <= span.start && span.end <= value.end;
+        table.iter().find_map(|(name, value)| {
+            let path = format!("{prefix}{}", name.get_ref());
+            let inside = match value.get_ref() {
+                DeValue::Table(inner) => innermost(inner, &format!("{path}."), span),
+                _ => None,
+            };
+            inside.or_else(|| keys::key(&path).filter(|_| holds(value.span())))
         })
-        .max_by_key(|key| key.path.len())
+    }
+    innermost(DeTable::parse(text).ok()?.get_ref(), "", span)
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 /// One key of a VM's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// Where it stands, tables and key joined by dots, as in `memory.size`.
+    /// Where it stands, tables and key joined by dots, as in `memory.size`. A part `*` stands for a
+    /// name the user chooses, as in `disk.*.path`.
     pub path: &'static str,
     /// The flag of `carve run` that sets it, with its value.
     pub flag: &'static str,
@@ -152,10 +153,28 @@ pub const KEYS: &[Key] = &[
     },
 ];
 
-/// The key at `path`, `None` if there is none.
+/// The key at `path`, as it is documented or as it stands in a file; `None` if there is none.
 #[must_use]
 pub fn key(path: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.path == path)
+    KEYS.iter().find(|key| key.path == path || stands_at(key.path, path).is_some_and(str::is_empty))
+}
+
+/// Whether there are keys in a table at `path`.
+pub(super) fn is_table(path: &str) -> bool {
+    KEYS.iter().any(|key| stands_at(key.path, path).is_some_and(|rest| !rest.is_empty()))
+}
+
+/// What is left of `pattern` behind the place `path`, if the one leads to the other.
+pub(super) fn stands_at<'p>(pattern: &'p str, path: &str) -> Option<&'p str> {
+    let mut rest = pattern;
+    for part in path.split('.') {
+        let (first, behind) = rest.split_once('.').unwrap_or((rest, ""));
+        if first.is_empty() || (first != "*" && first != part) {
+            return None;
+        }
+        rest = behind;
+    }
+    Some(rest)
 }
 
 /// The path of the key that looks most like `path`, if one does: in the same

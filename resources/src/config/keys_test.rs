@@ -49,6 +49,10 @@ fn every_key_of_the_schema_is_documented_and_every_documented_key_exists() {
     };
     let mut schema = BTreeSet::new();
     leaves(&toml::Table::try_from(&spec).unwrap(), "", &mut schema);
+    let schema: BTreeSet<String> = schema
+        .iter()
+        .map(|path| key(path).map_or(path.clone(), |key| key.path.to_owned()))
+        .collect();
     let documented: BTreeSet<String> = KEYS
         .iter()
         .filter(|key| !KEYS.iter().any(|k| k.path.starts_with(&format!("{}.", key.path))))
@@ -72,6 +76,15 @@ fn the_user_guide_lists_every_key_as_documented_here() {
         );
         assert!(guide.contains(&row), "docs/user/config.md lacks the row\n{row}");
     }
+}
+
+#[test]
+fn a_star_stands_for_any_name() {
+    assert_eq!(stands_at("disk.*.path", "disk.root"), Some("path"));
+    assert_eq!(stands_at("disk.*.path", "disk.root.path"), Some(""));
+    assert_eq!(stands_at("disk.*.path", "disk"), Some("*.path"));
+    assert_eq!(stands_at("disk.*.path", "disk.root.size"), None);
+    assert_eq!(stands_at("disk.*.path", "disk.root.path.x"), None);
 }
 
 #[test]

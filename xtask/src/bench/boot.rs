@@ -101,7 +101,7 @@ fn carve_command(carve: &Path, guest: &Guest, initrd: &Path, more: &[&str]) -> C
 fn qemu_command(qemu: &Qemu, guest: &Guest, initrd: &Path) -> Command {
     let mut command = Command::new(qemu.path());
     command
-        .args(["-M", "microvm,acpi=on,rtc=on,x-option-roms=off,isa-serial=on"])
+        .args(["-M", "microvm,acpi=on,rtc=on,isa-serial=on"])
         .args(["-accel", "kvm", "-cpu", "host", "-m", "512", "-smp", "1", "-nodefaults"])
         .args(["-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"])
         .args(["-append", CMDLINE, "-kernel"])
