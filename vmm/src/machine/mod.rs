@@ -197,6 +197,9 @@ impl Drop for Machine {
     }
 }
 
+/// The last id a local APIC has in xAPIC mode; 255 is broadcast.
+const LAST_XAPIC_ID: u32 = 254;
+
 fn guest_topology(config: &VmConfig) -> Topology {
     let resources::config::Topology { sockets, cores, threads } = config.topology;
     Topology::new(sockets, cores, threads)
@@ -223,12 +226,16 @@ fn create_vcpus(
     entry: &boot::Entry,
 ) -> Result<Vec<Vcpu>, kvm::Error> {
     let template = cpuid::Template::new(system, topology)?;
+    let x2apic = topology.apic_ids().any(|id| id > LAST_XAPIC_ID);
     (0..)
         .zip(topology.apic_ids())
         .map(|(index, apic_id)| {
             let fd = vm.create_vcpu(apic_id)?;
             fd.set_cpuid2(&template.for_vcpu(apic_id)?).map_err(kvm::failed("KVM_SET_CPUID2"))?;
             msr::set_up(&fd)?;
+            if x2apic {
+                registers::enable_x2apic(&fd)?;
+            }
             if index == 0 {
                 registers::set_up(&fd, &entry.registers)?;
             }
