@@ -1,4 +1,5 @@
 //! Copies from and to chains of several buffers.
+#![allow(clippy::cast_possible_truncation)] // Sizes chosen by the test.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
 //! Rings as drivers make them, decent ones and others.
+#![allow(clippy::cast_possible_truncation)] // Sizes chosen by the test.
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestMemoryRegion};

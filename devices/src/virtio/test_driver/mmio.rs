@@ -1,4 +1,5 @@
 //! A device behind virtio-mmio registers, as a driver finds it.
+#![allow(clippy::cast_possible_truncation)] // Sizes chosen by the test.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};

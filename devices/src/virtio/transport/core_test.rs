@@ -1,4 +1,5 @@
 //! The state machine, with a device that notes what it is told and answers nothing until stopped.
+#![allow(clippy::cast_possible_truncation)] // Sizes chosen by the test.
 
 use std::sync::Mutex;
 
@@ -549,7 +550,8 @@ fn a_device_is_restored_as_it_was() {
 #[test]
 fn states_that_cannot_be_are_refused() {
     let (it, _, good) = saved();
-    let spoil: [(&str, fn(&mut DeviceState)); 16] = [
+    type Spoil = fn(&mut DeviceState);
+    let spoil: [(&str, Spoil); 16] = [
         ("status", |state| state.status |= 16),
         ("skips", |state| state.status = status::DRIVER_OK),
         ("skips", |state| state.status = status::DRIVER_OK | status::FEATURES_OK),
@@ -561,7 +563,7 @@ fn states_that_cannot_be_are_refused() {
         ("queues", |state| state.queues.push(state.queues[0].clone())),
         ("queue 0", |state| state.queues[0].size = 0),
         ("queue 1", |state| state.queues[1].size = 16),
-        ("queue 2", |state| state.queues[2].used_ring = u64::MAX & !3),
+        ("queue 2", |state| state.queues[2].used_ring = !3),
         ("queue 0", |state| state.queues[0].next_avail += 9),
         ("queue 0", |state| state.queues[0].reset = true),
         ("queue 1", |state| {

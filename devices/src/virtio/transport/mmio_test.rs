@@ -1,4 +1,5 @@
 //! Registers as a driver finds them.
+#![allow(clippy::cast_possible_truncation)] // Sizes chosen by the test.
 
 use std::sync::atomic::AtomicBool;
 
