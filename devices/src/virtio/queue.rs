@@ -350,6 +350,7 @@ impl Queue {
     }
 
     /// Interrupts the driver if it wants to know about what was published since the last call.
+    /// To be called before 65,536 more entries are published: indices cannot tell more apart.
     pub fn signal(&mut self) {
         if self.wants_signal() {
             self.interrupt.signal_queue(self.index);

@@ -4,7 +4,7 @@
 #![allow(clippy::cast_possible_truncation)] // Sizes chosen by the test.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use virtio_queue::QueueState;
@@ -124,6 +124,8 @@ pub struct DriverQueue {
     next_descriptor: u16,
     start: u16,
     avail: u16,
+    /// The available index when the driver last thought about ringing.
+    rang: u16,
     used: u16,
     heap: u64,
     /// Per head: the writable buffers of the request.
@@ -146,6 +148,7 @@ impl DriverQueue {
             next_descriptor: 0,
             start: 0,
             avail: 0,
+            rang: 0,
             used: 0,
             heap: HEAP + u64::from(index) * 0x40_0000,
             rooms: vec![vec![]; usize::from(size)],
@@ -191,7 +194,7 @@ impl DriverQueue {
 
     /// Moves a queue nothing was posted on to where `index` requests have been answered (modulo 2^16).
     pub fn start_at(&mut self, index: u16) {
-        (self.start, self.used) = (index, index);
+        (self.start, self.used, self.rang) = (index, index, index);
         self.set_avail_index(index);
         self.memory.store(index, GuestAddress(self.used_ring() + 2), Ordering::SeqCst).unwrap();
     }
@@ -329,6 +332,31 @@ impl DriverQueue {
     /// Rings the doorbell.
     pub fn kick(&self) {
         self.doorbell.write(1).unwrap();
+    }
+
+    /// Rings the doorbell if the device wants that for what was made available since the last call.
+    pub fn kick_if_wanted(&mut self) {
+        fence(Ordering::SeqCst);
+        let old = std::mem::replace(&mut self.rang, self.avail);
+        let wanted = if self.event_idx {
+            let past_event = self.avail.wrapping_sub(self.avail_event()).wrapping_sub(1);
+            past_event < self.avail.wrapping_sub(old)
+        } else {
+            self.used_flags() & 1 == 0
+        };
+        if wanted {
+            self.kick();
+        }
+    }
+
+    /// Asks for an interrupt for the next answer, which may be there already.
+    pub fn want_interrupt(&mut self) {
+        if self.event_idx {
+            self.set_used_event(self.used);
+        } else {
+            self.set_avail_flags(0);
+        }
+        fence(Ordering::SeqCst);
     }
 
     /// Posts, kicks and waits: the bytes the device says it wrote.

@@ -262,22 +262,26 @@ impl Core {
     /// Lets a device that [`suspend`](Self::suspend) stopped, or that was [restored](Self::restore),
     /// carry on; does nothing if its driver is not ready or has broken it.
     pub fn resume(&mut self) {
-        if self.active || !self.is_running() {
-            return;
+        if std::mem::take(&mut self.restored) && self.status() & status::DRIVER_OK != 0 {
+            self.signal_everything();
         }
-        if std::mem::take(&mut self.restored) {
-            // Interrupts that were on their way when the device was saved may be lost. One too many is
-            // harmless, one too few hangs the driver.
-            for (index, _) in (0..).zip(&self.queues).filter(|(_, slot)| slot.state.ready) {
-                self.interrupt.signal_queue(index);
-            }
+        if !self.active && self.is_running() {
+            self.activate();
         }
-        self.activate();
+    }
+
+    /// Interrupts that were on their way when the device was saved may be lost, and its configuration
+    /// may be another one now. An interrupt too many is harmless, one too few hangs the driver.
+    fn signal_everything(&self) {
+        self.interrupt.signal_config();
+        for (index, _) in (0..).zip(&self.queues).filter(|(_, slot)| slot.state.ready) {
+            self.interrupt.signal_queue(index);
+        }
     }
 
     fn reset(&mut self) {
         if self.status() & status::NEEDS_RESET != 0 {
-            self.complain("the driver broke the device and resets it");
+            self.complain("the device was broken and is reset by its driver");
         }
         if std::mem::take(&mut self.active) {
             self.collect_queues();

@@ -535,8 +535,8 @@ fn a_device_is_restored_as_it_was() {
     assert_eq!(guest.core().save(), state);
     assert_eq!((guest.status(), guest.read(0xfc), guest.read(0x60)), (15, 1, 2));
     guest.core().resume();
-    assert_eq!(guest.line.edges(), 3, "what may have been lost on the way is sent again");
-    assert_eq!(guest.read(0x60), 3);
+    assert_eq!(guest.line.edges(), 4, "what may have been lost on the way is sent again");
+    assert_eq!((guest.read(0x60), guest.read(0xfc)), (3, 2));
     assert_eq!(record.lock().unwrap().activations, [[0, 1, 2]]);
     assert_eq!(guest.connected.queues(), [0, 1, 2]);
     assert_eq!(answers(&mut queue), 1);
@@ -582,6 +582,21 @@ fn states_that_cannot_be_are_refused() {
     }
     let error = it.guest.core().restore(&good).unwrap_err();
     assert!(error.reason.contains("in use"));
+}
+
+#[test]
+fn a_broken_device_is_restored_broken_and_says_so_again() {
+    let (it, _, mut state) = saved();
+    state.status |= status::NEEDS_RESET;
+    // Whatever broke it: nobody looks at its rings any more.
+    state.queues[0].size = 3;
+    let mut guest = MmioDevice::with_memory(Probe::default(), Arc::clone(&it.guest.memory));
+    guest.core().restore(&state).unwrap();
+    guest.core().resume();
+    assert!(!guest.core().active);
+    assert_eq!((guest.status(), guest.read(0x60)), (15 | status::NEEDS_RESET, 3));
+    guest.start(u64::MAX);
+    assert!(guest.core().active);
 }
 
 #[test]

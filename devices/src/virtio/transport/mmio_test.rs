@@ -240,6 +240,23 @@ fn requests_are_answered_by_registers_alone() {
 }
 
 #[test]
+fn a_driver_that_breaks_a_ring_is_told_and_starts_over() {
+    let mut guest = MmioDevice::new(Rng::default());
+    for _ in 0..20 {
+        let mut queue = guest.start(u64::MAX).remove(0);
+        queue.make_available(64);
+        guest.kick(0);
+        wait("a request for a reset", || guest.status() & 64 != 0);
+        assert_eq!(guest.read(0x60) & 2, 2);
+        guest.kick(0);
+        let mut queue = guest.start(u64::MAX).remove(0);
+        let posted = queue.post(&[Part::In(8)]);
+        guest.kick(0);
+        assert_eq!(queue.wait_used().0, posted);
+    }
+}
+
+#[test]
 fn the_doorbells_of_queues_that_are_not_there_ring_nothing() {
     let mut guest = MmioDevice::new(Rng::default());
     for value in [0, 1, 0xffff, 0x1_0000, u32::MAX] {
