@@ -40,7 +40,8 @@ impl RamRegion {
     /// # Safety
     ///
     /// The mapping is a whole one made by mmap(2), nothing else unmaps it, and no Rust reference
-    /// to its contents is ever made: a guest changes them at any time.
+    /// to its contents is ever made: a guest changes them at any time. `start` is page-aligned, as
+    /// `host` is, and `start + len` does not overflow.
     pub unsafe fn from_mapping(
         start: GuestAddress,
         host: NonNull<u8>,

@@ -15,7 +15,7 @@ use crate::memory::GuestMemory;
 /// whatever is checked once, into memory of your own.
 pub struct Chain {
     /// Keeps the mappings behind the buffers.
-    pub(super) _memory: Arc<GuestMemory>,
+    pub(super) memory: Arc<GuestMemory>,
     pub(super) head: u16,
     pub(super) buffers: Vec<libc::iovec>,
     pub(super) readable: usize,
@@ -23,26 +23,19 @@ pub struct Chain {
     pub(super) writable_len: usize,
 }
 
-// SAFETY: the pointers lead into guest RAM, which is kept mapped by `_memory` and may be accessed
+// SAFETY: the pointers lead into guest RAM, which is kept mapped by `memory` and may be accessed
 // from any thread.
 unsafe impl Send for Chain {}
 
 /// An access past the end of a chain's readable or writable part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the request is shorter than its header says")]
+#[error("the request is shorter than it says")]
 pub struct TooShort;
 
 impl Chain {
     /// An empty chain to be filled.
     pub fn new(memory: Arc<GuestMemory>) -> Self {
-        Self {
-            _memory: memory,
-            head: 0,
-            buffers: Vec::new(),
-            readable: 0,
-            readable_len: 0,
-            writable_len: 0,
-        }
+        Self { memory, head: 0, buffers: Vec::new(), readable: 0, readable_len: 0, writable_len: 0 }
     }
 
     pub(super) fn clear(&mut self) {
@@ -56,7 +49,9 @@ impl Chain {
     }
 
     /// Host buffers the driver filled. They hold exactly [`readable_len`](Self::readable_len) bytes
-    /// of guest RAM and stay mapped as long as this chain's memory does.
+    /// of guest RAM, at most [`MAX_BUFFERS`](super::queue::MAX_BUFFERS) buffers of a byte or more together
+    /// with the writable ones, and stay mapped as long as the memory of the queue does. Buffers may
+    /// overlap each other and the rings.
     pub fn readable(&self) -> &[libc::iovec] {
         &self.buffers[..self.readable]
     }
@@ -151,3 +146,7 @@ impl std::fmt::Debug for Chain {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "chain_test.rs"]
+mod chain_test;

@@ -80,7 +80,7 @@ pub trait VirtioDevice: Send {
     /// Writes to the configuration space; whatever is not writable ignores it.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
-    /// Starts serving the queues. A queue may already hold requests whose doorbell will not ring
+    /// Starts serving the queues: any number of them, none included. A queue may already hold requests whose doorbell will not ring
     /// again: every queue is looked at once unasked.
     ///
     /// # Errors
@@ -89,7 +89,9 @@ pub trait VirtioDevice: Send {
     fn activate(&mut self, activation: Activation) -> io::Result<()>;
 
     /// Stops serving: waits, bounded in time, for what is in flight, and gives back every queue
-    /// that `activate` was given. A device that is not active gives none.
+    /// that `activate` was given, those it had no use for included: one that is missing makes the
+    /// device need a reset. A device that is not active gives none; one whose `activate` failed,
+    /// those it still has.
     fn quiesce(&mut self) -> Vec<Queue>;
 
     /// Forgets everything the driver told it. Only called when quiesced.

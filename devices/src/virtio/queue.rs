@@ -36,6 +36,7 @@ struct Descriptor {
     flags: u16,
     next: u16,
 }
+
 const AVAIL_NO_INTERRUPT: u16 = 1;
 const USED_NO_NOTIFY: u16 = 1;
 
@@ -46,7 +47,7 @@ pub enum Broken {
     /// Rings outside memory, misaligned, overlapping, or of an impossible size.
     #[error("the rings are not where rings can be")]
     Rings,
-    /// More entries available than the ring has room for.
+    /// More chains with the device than the ring has room for, or fewer than it has taken already.
     #[error("the available index jumped")]
     AvailIndex,
     /// A descriptor index past the table.
@@ -61,7 +62,7 @@ pub enum Broken {
     /// A readable buffer behind a writable one.
     #[error("a readable buffer follows a writable one")]
     Order,
-    /// An indirect table that is empty, ragged, too long, nested or continued.
+    /// An indirect table that is empty, ragged, nested, continued or not wholly in RAM.
     #[error("an indirect table is malformed")]
     Indirect,
     /// What the device was asked to do makes no sense in a way that no reply can tell.
@@ -97,7 +98,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// [`Broken::Rings`]
+    /// [`Broken::Rings`]; [`Broken::AvailIndex`] if the indices cannot be those of one queue.
     pub fn new(
         index: u16,
         state: &QueueState,
@@ -124,15 +125,23 @@ impl Queue {
         }
         let [desc, avail, used] =
             rings.map(|(start, len)| host(&memory, start, len).ok_or(Broken::Rings));
+        let (desc, avail, used) = (desc?, avail?, used?);
+        // Guest addresses are aligned, checked above; host ones are if regions begin at pages.
+        if !avail.cast::<u16>().is_aligned() || !used.cast::<u32>().is_aligned() {
+            return Err(Broken::Rings);
+        }
+        if state.next_avail.wrapping_sub(state.next_used) > checked.size() {
+            return Err(Broken::AvailIndex);
+        }
         Ok(Self {
             index,
             max_size: state.max_size,
             size: checked.size(),
             event_idx: state.event_idx_enabled,
             addresses: [state.desc_table, state.avail_ring, state.used_ring],
-            desc: desc?,
-            avail: avail?,
-            used: used?,
+            desc,
+            avail,
+            used,
             next_avail: state.next_avail,
             next_used: state.next_used,
             signalled: state.next_used,
@@ -191,12 +200,21 @@ impl Queue {
 
     /// How many chains the driver has made available that have not been popped.
     ///
+    /// A driver has [`size`](Self::size) descriptors, so there are never more chains than that which
+    /// are available, or popped and not published: a worker never holds more than `size` of them,
+    /// whatever the driver does. Their heads may be equal all the same.
+    ///
     /// # Errors
     ///
     /// [`Broken::AvailIndex`]
     pub fn available(&self) -> Result<u16, Broken> {
-        let count = self.avail_index().load(Ordering::Acquire).wrapping_sub(self.next_avail);
-        if count > self.size { Err(Broken::AvailIndex) } else { Ok(count) }
+        let index = u16::from_le(self.avail_index().load(Ordering::Acquire));
+        let count = index.wrapping_sub(self.next_avail);
+        let popped = self.next_avail.wrapping_sub(self.next_used);
+        if count > self.size.saturating_sub(popped) {
+            return Err(Broken::AvailIndex);
+        }
+        Ok(count)
     }
 
     /// Fills `chain` with the next available one; false when there is none.
@@ -211,7 +229,10 @@ impl Queue {
         let slot = self.next_avail % self.size;
         // SAFETY: entry `slot` lies within the available ring.
         let head = u16::from_le(unsafe { read::<u16>(self.avail, 4 + 2 * usize::from(slot)) });
-        self.fill(chain, head)?;
+        if let Err(broken) = self.fill(chain, head) {
+            chain.clear();
+            return Err(broken);
+        }
         self.next_avail = self.next_avail.wrapping_add(1);
         Ok(true)
     }
@@ -225,44 +246,50 @@ impl Queue {
     fn fill(&self, chain: &mut Chain, head: u16) -> Result<(), Broken> {
         chain.clear();
         chain.head = head;
-        let mut table = (self.desc, self.size);
+        // The buffers are kept mapped by the memory they are in, whoever filled the chain before.
+        if !Arc::ptr_eq(&chain.memory, &self.memory) {
+            chain.memory = Arc::clone(&self.memory);
+        }
+        let (mut table, mut count) = (self.desc, usize::from(self.size));
         let mut indirect = false;
-        let mut index = head;
-        let mut left = table.1;
+        let mut index = usize::from(head);
+        let mut left = count;
         loop {
-            if index >= table.1 {
+            if index >= count {
                 return Err(Broken::DescriptorIndex);
             }
-            // A chain that visits more descriptors than there are visits one twice.
+            // A chain that visits more descriptors than there are visits one twice: this, and the
+            // bound on buffers, stop endless chains.
             left = left.checked_sub(1).ok_or(Broken::ChainLength)?;
             // SAFETY: entry `index` lies within the table.
-            let descriptor = unsafe { read::<Descriptor>(table.0, DESC_SIZE * usize::from(index)) };
+            let descriptor = unsafe { read::<Descriptor>(table, DESC_SIZE * index) };
             let flags = u16::from_le(descriptor.flags);
             if flags & DESC_INDIRECT != 0 {
-                if indirect || flags & (DESC_NEXT | DESC_WRITE) != 0 {
+                // DESC_WRITE means nothing here and must be ignored (2.7.5.3.2).
+                if indirect || flags & DESC_NEXT != 0 {
                     return Err(Broken::Indirect);
                 }
-                table = self.indirect_table(descriptor)?;
-                (indirect, index, left) = (true, 0, table.1);
+                (table, count) = self.indirect_table(descriptor)?;
+                (indirect, index, left) = (true, 0, count);
                 continue;
             }
             self.add_buffer(chain, descriptor, flags & DESC_WRITE != 0)?;
             if flags & DESC_NEXT == 0 {
                 return Ok(());
             }
-            index = u16::from_le(descriptor.next);
+            index = usize::from(u16::from_le(descriptor.next));
         }
     }
 
-    fn indirect_table(&self, descriptor: Descriptor) -> Result<(*const u8, u16), Broken> {
+    /// Where an indirect table is and how many descriptors it has, of which a chain may use fewer.
+    fn indirect_table(&self, descriptor: Descriptor) -> Result<(*const u8, usize), Broken> {
         let len = u32::from_le(descriptor.len) as usize;
-        let count = len / DESC_SIZE;
-        if !len.is_multiple_of(DESC_SIZE) || count == 0 || count > MAX_BUFFERS {
+        if !len.is_multiple_of(DESC_SIZE) {
             return Err(Broken::Indirect);
         }
         let start =
             host(&self.memory, u64::from_le(descriptor.address), len).ok_or(Broken::Indirect)?;
-        u16::try_from(count).map(|count| (start.cast_const(), count)).map_err(|_| Broken::Indirect)
+        Ok((start, len / DESC_SIZE))
     }
 
     fn add_buffer(
@@ -293,14 +320,15 @@ impl Queue {
         Ok(())
     }
 
-    /// Gives a chain back to the driver, with `len` bytes written to it.
+    /// Gives a popped chain back to the driver, with `len` bytes written to it. Not to be mixed with
+    /// entries that are staged and not published.
     pub fn push(&mut self, head: u16, len: u32) {
         self.stage(0, head, len);
         self.publish(1);
     }
 
-    /// Writes the used entry `ahead` of those published, unseen by the driver until
-    /// [`publish`](Self::publish).
+    /// Writes the used entry of a popped chain, `ahead` of those published and unseen by the driver
+    /// until [`publish`](Self::publish).
     pub fn stage(&mut self, ahead: u16, head: u16, len: u32) {
         let slot = self.next_used.wrapping_add(ahead) % self.size;
         let entry = [u32::from(head).to_le(), len.to_le()];
@@ -314,7 +342,15 @@ impl Queue {
         self.used_index().store(self.next_used.to_le(), Ordering::Release);
     }
 
+    /// Rings the doorbell in the driver's place: for a worker that goes back to waiting with work left,
+    /// so that a driver which never runs out of requests cannot keep it from being stopped.
+    pub fn ring_doorbell(&self) {
+        // The counter cannot be that full, and would still be readable.
+        let _ = self.doorbell.write(1);
+    }
+
     /// Interrupts the driver if it wants to know about what was published since the last call.
+    /// To be called before 65,536 more entries are published: indices cannot tell more apart.
     pub fn signal(&mut self) {
         if self.wants_signal() {
             self.interrupt.signal_queue(self.index);
@@ -418,6 +454,15 @@ unsafe fn read<T: Copy>(base: *const u8, offset: usize) -> T {
 unsafe fn write<T>(base: *mut u8, offset: usize, value: T) {
     // SAFETY: the caller's promise.
     unsafe { ptr::write_volatile(base.wrapping_add(offset).cast(), value) }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // A worker that panics takes its queues with it: nobody would answer the driver any more.
+        if std::thread::panicking() {
+            self.interrupt.signal_needs_reset();
+        }
+    }
 }
 
 impl std::fmt::Debug for Queue {

@@ -4,7 +4,7 @@
 #![allow(clippy::cast_possible_truncation)] // Sizes chosen by the test.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use virtio_queue::QueueState;
@@ -16,6 +16,8 @@ use super::interrupt::Interrupt;
 use super::queue::{Broken, Queue};
 use super::transport::feature;
 use crate::memory::{self, GuestMemory};
+
+pub mod mmio;
 
 /// RAM of the guest, from address 0.
 pub const MEMORY: usize = 64 << 20;
@@ -120,7 +122,10 @@ pub struct DriverQueue {
     size: u16,
     event_idx: bool,
     next_descriptor: u16,
+    start: u16,
     avail: u16,
+    /// The available index when the driver last thought about ringing.
+    rang: u16,
     used: u16,
     heap: u64,
     /// Per head: the writable buffers of the request.
@@ -141,7 +146,9 @@ impl DriverQueue {
             size,
             event_idx,
             next_descriptor: 0,
+            start: 0,
             avail: 0,
+            rang: 0,
             used: 0,
             heap: HEAP + u64::from(index) * 0x40_0000,
             rooms: vec![vec![]; usize::from(size)],
@@ -177,11 +184,19 @@ impl DriverQueue {
             size: self.size,
             ready: true,
             event_idx_enabled: self.event_idx,
+            next_avail: self.start,
+            next_used: self.start,
             desc_table: self.descriptors(),
             avail_ring: self.available(),
             used_ring: self.used_ring(),
-            ..Default::default()
         }
+    }
+
+    /// Moves a queue nothing was posted on to where `index` requests have been answered (modulo 2^16).
+    pub fn start_at(&mut self, index: u16) {
+        (self.start, self.used, self.rang) = (index, index, index);
+        self.set_avail_index(index);
+        self.memory.store(index, GuestAddress(self.used_ring() + 2), Ordering::SeqCst).unwrap();
     }
 
     /// The device's side of it.
@@ -221,6 +236,27 @@ impl DriverQueue {
         self.memory.store(index, GuestAddress(self.available() + 2), Ordering::SeqCst).unwrap();
     }
 
+    /// Sets the flags of the available ring: 1 asks for no interrupts.
+    pub fn set_avail_flags(&mut self, flags: u16) {
+        self.memory.store(flags, GuestAddress(self.available()), Ordering::SeqCst).unwrap();
+    }
+
+    /// The flags of the used ring: 1 asks for no doorbell.
+    pub fn used_flags(&self) -> u16 {
+        self.memory.load(GuestAddress(self.used_ring()), Ordering::SeqCst).unwrap()
+    }
+
+    /// The index of the used ring.
+    pub fn used_index(&self) -> u16 {
+        self.memory.load(GuestAddress(self.used_ring() + 2), Ordering::SeqCst).unwrap()
+    }
+
+    /// At which available index the device wants the doorbell to ring (event indices only).
+    pub fn avail_event(&self) -> u16 {
+        let at = self.used_ring() + 4 + 8 * u64::from(self.size);
+        self.memory.load(GuestAddress(at), Ordering::SeqCst).unwrap()
+    }
+
     /// Asks for an interrupt once the used index passes `index` (event indices only).
     pub fn set_used_event(&self, index: u16) {
         let at = self.available() + 4 + 2 * u64::from(self.size);
@@ -230,10 +266,50 @@ impl DriverQueue {
     /// Makes a request of `parts` available, one descriptor each, without ringing.
     pub fn post(&mut self, parts: &[Part]) -> Posted {
         let head = self.next_descriptor;
-        let count = parts.len() as u16;
+        let (count, size) = (parts.len() as u16, self.size);
+        for descriptor in self.place(head, parts, |i| (head + i) % size) {
+            self.write_descriptor(self.next_descriptor, descriptor);
+            self.next_descriptor = (self.next_descriptor + 1) % size;
+        }
+        assert_eq!(self.next_descriptor, (head + count) % size);
+        self.make_available(head);
+        Posted(head)
+    }
+
+    /// As [`post`](Self::post), with all but the first `direct` parts in an indirect table.
+    pub fn post_indirect(&mut self, direct: usize, parts: &[Part]) -> Posted {
+        let head = self.next_descriptor;
+        let (direct, size) = (direct as u16, self.size);
+        let position = |i| if i < direct { (head + i) % size } else { i - direct };
+        let mut descriptors = self.place(head, parts, position);
+        let table: Vec<u8> =
+            descriptors.drain(usize::from(direct)..).flat_map(|d| d.bytes()).collect();
+        // Tables may lie anywhere.
+        let address = self.allocate(table.len() + 1) + 1;
+        self.memory.write_slice(&table, GuestAddress(address)).unwrap();
+        if let Some(last) = descriptors.last_mut() {
+            last.next = (head + direct) % size;
+        }
+        descriptors.push(RawDescriptor { address, len: table.len() as u32, flags: 4, next: 0 });
+        for descriptor in descriptors {
+            self.write_descriptor(self.next_descriptor, descriptor);
+            self.next_descriptor = (self.next_descriptor + 1) % size;
+        }
+        self.make_available(head);
+        Posted(head)
+    }
+
+    /// Allocates the buffers of request `head` and describes them; `position`: the index of its nth
+    /// descriptor.
+    fn place(
+        &mut self,
+        head: u16,
+        parts: &[Part],
+        position: impl Fn(u16) -> u16,
+    ) -> Vec<RawDescriptor> {
         self.rooms[usize::from(head)].clear();
+        let mut descriptors = Vec::new();
         for (i, part) in (0u16..).zip(parts) {
-            let index = (head + i) % self.size;
             let (address, len, write) = match part {
                 Part::Out(bytes) => {
                     let at = self.allocate(bytes.len());
@@ -246,23 +322,41 @@ impl DriverQueue {
                     (at, *len, 2)
                 }
             };
-            let more = u16::from(i + 1 < count);
-            let descriptor = RawDescriptor {
-                address,
-                len: len as u32,
-                flags: write | more,
-                next: (index + 1) % self.size,
-            };
-            self.write_descriptor(index, descriptor);
+            let more = u16::from(usize::from(i) + 1 < parts.len());
+            let (len, flags) = (len as u32, write | more);
+            descriptors.push(RawDescriptor { address, len, flags, next: position(i + 1) });
         }
-        self.next_descriptor = (head + count) % self.size;
-        self.make_available(head);
-        Posted(head)
+        descriptors
     }
 
     /// Rings the doorbell.
     pub fn kick(&self) {
         self.doorbell.write(1).unwrap();
+    }
+
+    /// Rings the doorbell if the device wants that for what was made available since the last call.
+    pub fn kick_if_wanted(&mut self) {
+        fence(Ordering::SeqCst);
+        let old = std::mem::replace(&mut self.rang, self.avail);
+        let wanted = if self.event_idx {
+            let past_event = self.avail.wrapping_sub(self.avail_event()).wrapping_sub(1);
+            past_event < self.avail.wrapping_sub(old)
+        } else {
+            self.used_flags() & 1 == 0
+        };
+        if wanted {
+            self.kick();
+        }
+    }
+
+    /// Asks for an interrupt for the next answer, which may be there already.
+    pub fn want_interrupt(&mut self) {
+        if self.event_idx {
+            self.set_used_event(self.used);
+        } else {
+            self.set_avail_flags(0);
+        }
+        fence(Ordering::SeqCst);
     }
 
     /// Posts, kicks and waits: the bytes the device says it wrote.
@@ -361,13 +455,77 @@ impl<D: VirtioDevice> Driver<D> {
         self.activate(queues);
     }
 
-    /// Stops the device, carries its state over to `fresh`, and starts that: snapshot and restore.
+    /// Stops the device, carries its state over to `fresh`, and starts that with new queues whose
+    /// doorbells are silent: snapshot and restore.
     pub fn save_and_restore(&mut self, fresh: D) {
-        let queues = self.device.quiesce();
+        let mut queues = self.device.quiesce();
         assert_eq!(queues.len(), self.queues.len(), "queues given back");
         let state = self.device.save();
+        for queue in &mut queues {
+            queue.signal();
+            let (memory, doorbell) = (Arc::clone(&self.memory), Arc::clone(queue.doorbell()));
+            let _ = doorbell.read();
+            let signals = self.signals.clone();
+            *queue = Queue::new(queue.index(), &queue.state(), memory, doorbell, signals).unwrap();
+        }
         self.device = fresh;
         self.device.restore(&state).unwrap();
         self.activate(queues);
     }
 }
+
+/// What every device must pass: requests posted before, between and after pauses and restores, with
+/// and without a doorbell, are all answered, once each. `request`: the parts of the nth request, put on
+/// the given queue.
+#[track_caller]
+pub fn pause_and_restore<D: VirtioDevice>(
+    fresh: impl Fn() -> D,
+    queue: usize,
+    request: impl Fn(usize) -> Vec<Part>,
+) {
+    for features in [u64::MAX, !feature::EVENT_IDX] {
+        let mut driver = Driver::new(fresh(), features);
+        let room = usize::from(driver.queues[queue].size) / request(0).len();
+        for round in 0..24 {
+            let (mut posted, count) = (vec![], (1 + round % 5).min(room));
+            for number in 0..count {
+                posted.push(driver.queues[queue].post(&request(round * 5 + number)));
+                if round % 2 == 0 {
+                    driver.queues[queue].kick();
+                }
+            }
+            for _ in 0..=round % 3 {
+                match round % 4 {
+                    0 | 1 => driver.save_and_restore(fresh()),
+                    _ => driver.pause_and_resume(),
+                }
+            }
+            for _ in 0..count {
+                let (answered, _) = driver.queues[queue].wait_used();
+                let at = posted.iter().position(|posted| *posted == answered);
+                posted.swap_remove(at.expect("an answer to a request in flight"));
+            }
+        }
+        assert!(driver.queues[queue].poll_used().is_none(), "answered twice");
+        assert!(!driver.signals.needs_reset());
+    }
+}
+
+/// The test [`pause_and_restore`](crate::virtio::test_driver::pause_and_restore) of a device: how to make
+/// it, the number of a queue, and the parts of a request to put there.
+///
+/// ```ignore
+/// survives_pause_and_restore!(Rng::default(), 0, [Part::In(32)]);
+/// ```
+#[cfg(test)]
+macro_rules! survives_pause_and_restore {
+    ($device:expr, $queue:expr, $parts:expr) => {
+        #[test]
+        fn requests_survive_pause_and_restore() {
+            let parts = $parts;
+            $crate::virtio::test_driver::pause_and_restore(|| $device, $queue, |_| parts.to_vec());
+        }
+    };
+}
+#[cfg(test)]
+pub(crate) use survives_pause_and_restore;

@@ -21,10 +21,11 @@ pub trait Handler: Send + 'static {
     fn run(&mut self, stop: &EventFd);
 }
 
-/// A running thread with its handler.
+/// A running thread with its handler. Dropped, it stops the thread as [`stop`](Self::stop) does.
 #[derive(Debug)]
 pub struct Worker<H> {
-    thread: JoinHandle<H>,
+    /// None once stopped.
+    thread: Option<JoinHandle<H>>,
     stop: Arc<EventFd>,
 }
 
@@ -42,15 +43,23 @@ impl<H: Handler> Worker<H> {
             handler
         };
         let thread = thread::Builder::new().name(name).spawn(body)?;
-        Ok(Self { thread, stop })
+        Ok(Self { thread: Some(thread), stop })
+    }
+}
+
+impl<H> Worker<H> {
+    /// Stops the thread and takes its handler back; none if it panicked, which is reported. The
+    /// driver has been told to reset the device by then, as the handler's [`Queue`]s were dropped.
+    pub fn stop(mut self) -> Option<H> {
+        self.join()
     }
 
-    /// Stops the thread and takes its handler back; none if it panicked, which is reported.
-    pub fn stop(self) -> Option<H> {
+    fn join(&mut self) -> Option<H> {
+        let thread = self.thread.take()?;
         // The counter cannot overflow by one write.
         let _ = self.stop.write(1);
-        let name = self.thread.thread().name().unwrap_or_default().to_owned();
-        let handler = self.thread.join();
+        let name = thread.thread().name().unwrap_or_default().to_owned();
+        let handler = thread.join();
         if handler.is_err() {
             tracing::error!("the thread {name} panicked: this is a bug in Carve, please report it");
         }
@@ -58,8 +67,17 @@ impl<H: Handler> Worker<H> {
     }
 }
 
+impl<H> Drop for Worker<H> {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
 /// The loop of a handler with a single queue: calls `serve` once at first and then whenever the
 /// queue's doorbell rings, until `stop`. After `serve` found the queue broken it is not called again.
+///
+/// `serve` must return after a bounded number of requests, or a driver that never runs out of them
+/// keeps the thread from being stopped: see [`Queue::ring_doorbell`].
 pub fn serve_until<T>(
     stop: &EventFd,
     handler: &mut T,
@@ -92,3 +110,7 @@ pub fn wait_readable<const N: usize>(events: [&EventFd; N]) -> [bool; N] {
     let _ = poll(&mut fds, None);
     fds.map(|fd| !fd.revents().is_empty())
 }
+
+#[cfg(test)]
+#[path = "worker_test.rs"]
+mod worker_test;

@@ -170,7 +170,7 @@ impl<'a> Steps<'a> {
         }
         let mut counts = Counts::default();
         let mut failed = Vec::new();
-        for source in files::list(&folder.join("fuzz_targets"))? {
+        for source in files::list(&folder.join("src/bin"))? {
             let Some(target) = source.file_stem().and_then(|stem| stem.to_str()) else { continue };
             if self.fuzz_one(&folder, target)?.success() {
                 counts.passed += 1;

@@ -28,18 +28,21 @@ impl Entropy {
         self.queue
     }
 
+    /// Answers a ring full of requests, or as many as there are.
     fn serve(&mut self) -> Result<(), Broken> {
-        loop {
-            self.queue.disable_doorbell();
-            while self.queue.pop(&mut self.chain)? {
-                let given = self.fill()?;
-                self.queue.push(self.chain.head(), given);
+        self.queue.disable_doorbell();
+        for _ in 0..self.queue.size() {
+            if !self.queue.pop(&mut self.chain)? {
+                break;
             }
-            self.queue.signal();
-            if !self.queue.enable_doorbell()? {
-                return Ok(());
-            }
+            let given = self.fill()?;
+            self.queue.push(self.chain.head(), given);
         }
+        self.queue.signal();
+        if self.queue.enable_doorbell()? {
+            self.queue.ring_doorbell();
+        }
+        Ok(())
     }
 
     /// Fills the writable part of the chain; how many bytes of it.

@@ -1,11 +1,11 @@
 //! The virtio-mmio register layout (virtio 1.3, 4.2), version 2.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::core::{Core, Half, Notifications, Ring};
+use super::core::{Core, Half, Notifications, Ring, isr};
 use crate::bus::{Action, BusDevice};
 use crate::interrupt::InterruptLine;
+use crate::rate_limit::RateLimitedLog;
 use crate::virtio::interrupt::Interrupt;
 
 /// Length of a device's register window in bytes.
@@ -18,44 +18,43 @@ const VERSION: u32 = 2;
 const VENDOR: u32 = u32::from_le_bytes(*b"CARV");
 const CONFIG: u64 = 0x100;
 
-/// Interrupt status bits.
-const USED_BUFFER: u32 = 1;
-const CONFIG_CHANGE: u32 = 2;
-
 /// The one interrupt of a virtio-mmio device.
 pub struct MmioInterrupt {
-    status: AtomicU32,
     line: Arc<dyn InterruptLine>,
     notifications: Arc<Notifications>,
+    log: RateLimitedLog,
 }
 
 impl MmioInterrupt {
     /// An interrupt on `line`, with nothing pending.
     pub fn new(line: Arc<dyn InterruptLine>, notifications: Arc<Notifications>) -> Self {
-        Self { status: AtomicU32::new(0), line, notifications }
+        Self { line, notifications, log: RateLimitedLog::new() }
     }
 
+    /// Every event sends an edge, pending ones or not: the driver may be about to acknowledge those.
     fn send(&self, reason: u32) {
-        self.status.fetch_or(reason, Ordering::SeqCst);
-        if let Err(error) = self.line.trigger() {
-            tracing::debug!("a virtio-mmio interrupt is lost: {error}");
+        self.notifications.raise(reason);
+        if let Err(error) = self.line.trigger()
+            && let Some(suppressed) = self.log.admit()
+        {
+            tracing::warn!(suppressed, "a virtio-mmio interrupt is lost: {error}");
         }
     }
 }
 
 impl Interrupt for MmioInterrupt {
     fn signal_queue(&self, _: u16) {
-        self.send(USED_BUFFER);
+        self.send(isr::USED_BUFFER);
     }
 
     fn signal_config(&self) {
         self.notifications.config_changed();
-        self.send(CONFIG_CHANGE);
+        self.send(isr::CONFIG_CHANGE);
     }
 
     fn signal_needs_reset(&self) {
         if self.notifications.needs_reset() {
-            self.send(CONFIG_CHANGE);
+            self.send(isr::CONFIG_CHANGE);
         }
     }
 }
@@ -81,11 +80,11 @@ impl Mmio {
             0x10 => core.device_features(),
             0x34 => core.queue_max_size().into(),
             0x44 => core.queue_ready().into(),
-            0x60 => self.interrupt.status.load(Ordering::SeqCst),
+            0x60 => self.interrupt.notifications.pending(),
             0x70 => core.status().into(),
-            // Shared memory regions: none, said by a length of all ones (4.2.2.1).
+            // Shared memory regions: none, said by lengths and addresses of all ones.
             0xb0..=0xbc => u32::MAX,
-            // QueueReset reads 1 while a reset is under way; here it is over with the write.
+            // QueueReset (0xc0) reads 1 while a reset is under way; here it is over with the write.
             0xfc => core.generation(),
             _ => 0,
         }
@@ -99,11 +98,11 @@ impl Mmio {
             // Numbers past 16 bits stand for no queue.
             0x30 => core.select_queue(u16::try_from(value).unwrap_or(u16::MAX)),
             0x38 => core.set_queue_size(u16::try_from(value).unwrap_or(0)),
-            0x44 if value == 0 => core.reset_queue(),
-            0x44 => core.enable_queue(),
+            0x44 if value == 0 => core.disable_queue(),
+            0x44 if value == 1 => core.enable_queue(),
             QUEUE_NOTIFY => core.notify(u16::try_from(value).unwrap_or(u16::MAX)),
-            0x64 => drop(self.interrupt.status.fetch_and(!value, Ordering::SeqCst)),
-            0x70 => self.set_status(core, value),
+            0x64 => drop(self.interrupt.notifications.acknowledge(value)),
+            0x70 => set_status(core, value),
             0x80 => core.set_ring_address(Ring::Descriptors, Half::Low, value),
             0x84 => core.set_ring_address(Ring::Descriptors, Half::High, value),
             0x90 => core.set_ring_address(Ring::Available, Half::Low, value),
@@ -114,12 +113,13 @@ impl Mmio {
             _ => {}
         }
     }
+}
 
-    fn set_status(&self, core: &mut Core, value: u32) {
-        core.set_status(u8::try_from(value & 0xff).unwrap_or(0));
-        if value & 0xff == 0 {
-            self.interrupt.status.store(0, Ordering::SeqCst);
-        }
+/// Only a whole register of zeros resets; bits past the status are reserved.
+fn set_status(core: &mut Core, value: u32) {
+    match value.to_le_bytes()[0] {
+        0 if value != 0 => {}
+        status => core.set_status(status),
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
 
-pub use self::core::{Core, DeviceState, Half, Notifications, Ring, feature, status};
+pub use self::core::{Core, DeviceState, Half, Notifications, Ring, feature, isr, status};
 
 /// How a transport has KVM ring a queue's doorbell when the guest writes to its notification
 /// register (ioeventfds). The machine implements it.
