@@ -379,6 +379,32 @@ impl Core {
         }
     }
 
+    /// Runs `change`, which moves the notification registers, while no doorbell is connected to them.
+    pub fn move_doorbells(&mut self, change: impl FnOnce()) {
+        // While the device is active, its queues are those that are ready.
+        let active = self.active;
+        let queues = || (0..).zip(&self.queues).filter(|(_, slot)| active && slot.state.ready);
+        for (index, slot) in queues() {
+            self.disconnect(index, &slot.doorbell);
+        }
+        change();
+        for (index, slot) in queues() {
+            self.connect(index, &slot.doorbell);
+        }
+    }
+
+    fn connect(&self, index: u16, doorbell: &EventFd) {
+        if let Err(error) = self.doorbells.connect(index, doorbell) {
+            tracing::debug!(queue = index, "no ioeventfd: {error}");
+        }
+    }
+
+    fn disconnect(&self, index: u16, doorbell: &EventFd) {
+        if let Err(error) = self.doorbells.disconnect(index, doorbell) {
+            tracing::debug!(queue = index, "the ioeventfd stays: {error}");
+        }
+    }
+
     fn activate(&mut self) {
         match self.try_activate() {
             Ok(()) => self.active = true,
@@ -399,17 +425,17 @@ impl Core {
                 queue.map_err(|broken| io::Error::other(format!("queue {index}: {broken}")))?,
             );
         }
-        for queue in &queues {
-            if let Err(error) = self.doorbells.connect(queue.index(), queue.doorbell()) {
-                tracing::debug!(queue = queue.index(), "no ioeventfd: {error}");
-            }
-        }
         self.device.activate(Activation {
             memory: Arc::clone(&self.memory),
             queues,
             interrupt: Arc::clone(&self.interrupt),
             features: self.driver_features,
-        })
+        })?;
+        // Not before: a device that did not start leaves none behind.
+        for (index, slot) in (0..).zip(&self.queues).filter(|(_, slot)| slot.state.ready) {
+            self.connect(index, &slot.doorbell);
+        }
+        Ok(())
     }
 
     /// Stops the device and notes how far its queues are; whether it was running.
@@ -418,9 +444,7 @@ impl Core {
             return false;
         }
         for queue in self.device.quiesce() {
-            if let Err(error) = self.doorbells.disconnect(queue.index(), queue.doorbell()) {
-                tracing::debug!(queue = queue.index(), "the ioeventfd stays: {error}");
-            }
+            self.disconnect(queue.index(), queue.doorbell());
             self.queues[usize::from(queue.index())].state = queue.state();
         }
         true
