@@ -121,7 +121,7 @@ prop_compose! {
                 prefault: flags,
             },
             boot: BootSpec { protocol: Some(BootProtocol::Pvh), extract: flags },
-            devices: DevicesSpec { debug_exit: flags },
+            devices: DevicesSpec { debug_exit: flags, rng: flags, transport: flags.map(|_| Transport::Mmio) },
         }
     }
 }
