@@ -43,7 +43,7 @@ impl Function for HostBridge {
 
 /// No slot is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the PCI bus is full: it has room for {} devices", SLOTS - 1)]
+#[error("the PCI bus is full: it has room for {} devices", Root::ROOM)]
 pub struct Full;
 
 struct Slot {
@@ -64,6 +64,9 @@ pub struct Root {
 }
 
 impl Root {
+    /// How many functions there is room for.
+    pub const ROOM: usize = SLOTS - 1;
+
     /// A bus with nothing but the host bridge.
     pub fn new() -> Self {
         let bridge = Arc::new(Mutex::new(HostBridge(ConfigSpace::new(HOST_BRIDGE))));
