@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use resources::Size;
 use resources::config::{
     Backing, BootProtocol, BootSpec, DevicesSpec, HugePageSize, MemorySpec, Name, OnReboot,
-    Topology, VmSpec, key,
+    Topology, Transport, VmSpec, key,
 };
 
 use crate::exit;
@@ -124,6 +124,11 @@ pub struct VmFlags {
     no_reboot: bool,
     #[arg(long, help = help("devices.debug_exit"))]
     debug_exit: bool,
+    /// Leave out the entropy device
+    #[arg(long)]
+    no_rng: bool,
+    #[arg(long, help = help("devices.transport"), value_name = "TRANSPORT", value_parser = words::<Transport>(Transport::WORDS), hide_possible_values = true)]
+    transport: Option<Transport>,
 }
 
 impl VmFlags {
@@ -149,7 +154,11 @@ impl VmFlags {
                 protocol: flags.boot_protocol,
                 extract: flags.no_extract.then_some(false),
             },
-            devices: DevicesSpec { debug_exit: flags.debug_exit.then_some(true) },
+            devices: DevicesSpec {
+                debug_exit: flags.debug_exit.then_some(true),
+                rng: flags.no_rng.then_some(false),
+                transport: flags.transport,
+            },
         }
     }
 }

@@ -56,6 +56,9 @@ fn flags_become_the_keys_they_stand_for() {
         "--no-extract",
         "--no-reboot",
         "--debug-exit",
+        "--no-rng",
+        "--transport",
+        "mmio",
     ];
     let Verb::Run(run) = Cli::try_parse_from(arguments).unwrap().verb else { panic!("not run") };
     let config = run.vm.spec().resolve().unwrap();
@@ -68,7 +71,7 @@ fn flags_become_the_keys_they_stand_for() {
             "size": "1GiB", "backing": "memfd", "transparent_hugepages": false, "prefault": true,
         },
         "boot": { "protocol": "pvh", "extract": false },
-        "devices": { "debug_exit": true },
+        "devices": { "debug_exit": true, "rng": false, "transport": "mmio" },
     });
     assert_eq!(shown, expected);
 }

@@ -82,6 +82,27 @@ kvm_tests! {
         assert_eq!(guest(payload::interrupt(), &[]).expect(0).text(), ".I");
     }
 
+    fn the_entropy_device_answers_over_pci() {
+        assert_eq!(guest(payload::virtio_pci(), &[]).expect(0).text(), "RI");
+        // RAM up to and above the hole: the window lies higher.
+        let kernel = elf(payload::virtio_pci());
+        let finished = Running::start(run(&kernel).args(["--memory", "5GiB"])).finish(SOON);
+        assert_eq!(finished.expect(0).text(), "RI");
+    }
+
+    fn the_entropy_device_answers_over_mmio() {
+        assert_eq!(guest(payload::virtio_mmio(), &["--transport", "mmio"]).expect(0).text(), "RI");
+    }
+
+    fn devices_are_where_the_configuration_puts_them_only() {
+        for arguments in [&["--no-rng"][..], &["--transport", "mmio"]] {
+            assert_eq!(guest(payload::virtio_pci(), arguments).expect(0).text(), "N");
+        }
+        for arguments in [&["--no-rng", "--transport", "mmio"][..], &[]] {
+            assert_eq!(guest(payload::virtio_mmio(), arguments).expect(0).text(), "N");
+        }
+    }
+
     fn output_larger_than_every_buffer_arrives_whole() {
         let line = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+\n";
         assert!(guest(payload::flood(), &[]).expect(0).text() == line.repeat(4096));

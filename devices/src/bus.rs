@@ -37,6 +37,26 @@ pub trait BusDevice: Send {
     fn write(&mut self, offset: u64, data: &[u8]) -> Option<Action>;
 }
 
+/// A device that keeps vCPUs apart itself, where it must: the way into a space of many devices, which
+/// one lock for all would make wait for each other. Otherwise as [`BusDevice`].
+pub trait SharedBusDevice: Send + Sync {
+    /// As [`BusDevice::read`].
+    fn read(&self, offset: u64, data: &mut [u8]);
+
+    /// As [`BusDevice::write`].
+    fn write(&self, offset: u64, data: &[u8]) -> Option<Action>;
+}
+
+impl<T: BusDevice + ?Sized> SharedBusDevice for Mutex<T> {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Option<Action> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data)
+    }
+}
+
 /// An inclusive range of addresses, shown in hexadecimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
@@ -80,7 +100,7 @@ pub enum Error {
 #[derive(Clone)]
 struct Slot {
     range: Range,
-    device: Arc<Mutex<dyn BusDevice>>,
+    device: Arc<dyn SharedBusDevice>,
 }
 
 /// An address space with devices at non-overlapping ranges.
@@ -106,7 +126,7 @@ impl Bus {
         &mut self,
         base: u64,
         len: u64,
-        device: Arc<Mutex<dyn BusDevice>>,
+        device: Arc<dyn SharedBusDevice>,
     ) -> Result<(), Error> {
         let last = len.checked_sub(1).and_then(|span| base.checked_add(span));
         let last = last.ok_or(Error::BadRange { bus: self.name, base, len })?;
@@ -125,9 +145,7 @@ impl Bus {
     /// reads 0xff, as on an undriven bus.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         match self.find(address, data.len()) {
-            Some((offset, device)) => {
-                device.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data);
-            }
+            Some((offset, device)) => device.read(offset, data),
             None => data.fill(0xff),
         }
     }
@@ -135,10 +153,10 @@ impl Bus {
     /// Writes `data` at `address`. Without a device that covers the whole access, nothing happens.
     pub fn write(&self, address: u64, data: &[u8]) -> Option<Action> {
         let (offset, device) = self.find(address, data.len())?;
-        device.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data)
+        device.write(offset, data)
     }
 
-    fn find(&self, address: u64, len: usize) -> Option<(u64, &Mutex<dyn BusDevice>)> {
+    fn find(&self, address: u64, len: usize) -> Option<(u64, &dyn SharedBusDevice)> {
         let span = u64::try_from(len.checked_sub(1)?).ok()?;
         let last = address.checked_add(span)?;
         let at = self.slots.partition_point(|slot| slot.range.last < address);

@@ -1,5 +1,5 @@
 //! What a guest finds on its buses: the bus itself, interrupt lines, the I/O APIC, the few
-//! legacy devices an x86 kernel expects, and virtio devices.
+//! legacy devices an x86 kernel expects, PCI, and virtio devices.
 //!
 //! Devices here speak their specifications and nothing else. They know no KVM types, open no
 //! paths and take no policy decisions: they get opened sinks, interrupt lines and callbacks, and
@@ -16,5 +16,6 @@ pub mod interrupt;
 pub mod ioapic;
 pub mod legacy;
 pub mod memory;
+pub mod pci;
 pub mod rate_limit;
 pub mod virtio;

@@ -24,7 +24,17 @@ pub fn full_platform(apic_ids: Vec<u32>) -> Platform {
         },
         ged: Some(Ged { port: 0x604, gsi: 9 }),
         pvpanic: Some(0x505),
-        pci: Some(Pci { ecam: 0xe000_0000, last_bus: 255 }),
+        pci: Some(Pci {
+            ecam: 0xe000_0000,
+            last_bus: 255,
+            config_ports: 0xcf8,
+            memory32: 0xc100_0000..0xe000_0000,
+            memory64: 0x1_4000_0000..0x11_4000_0000,
+        }),
+        virtio_mmio: vec![
+            VirtioMmio { address: 0xc000_0000, gsi: 16 },
+            VirtioMmio { address: 0xc000_1000, gsi: 17 },
+        ],
     }
 }
 
@@ -36,6 +46,7 @@ pub fn bare_platform() -> Platform {
         ged: None,
         pvpanic: None,
         pci: None,
+        virtio_mmio: vec![],
         ..full_platform(vec![0])
     }
 }
@@ -163,6 +174,45 @@ fn the_mcfg_covers_the_ecam() {
     let (_, tables) = boot(&full_platform(vec![0]));
     let mcfg = &tables["MCFG"];
     assert_eq!((mcfg.len(), u64_at(mcfg, 44), u32_at(mcfg, 52)), (60, 0xe000_0000, 0xff00_0000));
+}
+
+#[test]
+fn the_host_bridge_names_its_buses_ports_and_windows() {
+    let (_, tables) = boot(&full_platform(vec![0]));
+    let dsdt = &tables["DSDT"];
+    for id in ["PNP0A08", "PNP0A03"] {
+        assert!(contains(dsdt, &bytes(&acpi_tables::aml::EISAName::new(id))), "{id}");
+    }
+    assert!(contains(dsdt, b"_SEG\x00\x08_BBN\x00"));
+    // Word address space: bus numbers, produced, 0 to 255, 256 of them.
+    assert!(contains(dsdt, &[0x88, 13, 0, 2, 0x0c, 0, 0, 0, 0, 0, 255, 0, 0, 0, 0, 1]));
+    assert!(contains(dsdt, &[0x47, 1, 0xf8, 0x0c, 0xf8, 0x0c, 1, 8]));
+    let window = |min: &[u8], max: &[u8], len: &[u8]| {
+        let none = vec![0; min.len()];
+        [&none, min, max, &none, len].concat()
+    };
+    let low = [0xc100_0000u32, 0xdfff_ffff, 0x1f00_0000].map(u32::to_le_bytes);
+    assert!(contains(dsdt, &window(&low[0], &low[1], &low[2])));
+    let high = [0x1_4000_0000u64, 0x11_3fff_ffff, 0x10_0000_0000].map(u64::to_le_bytes);
+    assert!(contains(dsdt, &window(&high[0], &high[1], &high[2])));
+    assert!(!contains(dsdt, b"_PRT"));
+    let (_, tables) = boot(&bare_platform());
+    assert!(!contains(&tables["DSDT"], b"PCI0"));
+}
+
+#[test]
+fn virtio_devices_on_mmio_have_registers_and_an_interrupt_each() {
+    let (_, tables) = boot(&full_platform(vec![0]));
+    let dsdt = &tables["DSDT"];
+    assert_eq!(dsdt.windows(8).filter(|window| window == b"LNRO0005").count(), 2);
+    for (address, gsi) in [(0xc000_0000u32, 16), (0xc000_1000, 17)] {
+        let mut resources = vec![0x86, 9, 0, 1];
+        resources.extend(address.to_le_bytes());
+        resources.extend(0x1000u32.to_le_bytes());
+        // Extended interrupt: consumer, edge, active high, exclusive.
+        resources.extend([0x89, 6, 0, 0b11, 1, gsi, 0, 0, 0]);
+        assert!(contains(dsdt, &resources), "{address:#x}");
+    }
 }
 
 #[test]

@@ -2,14 +2,16 @@
 //! (ACPI 6.5, chapters 6 and 20). There is deliberately no keyboard controller (PNP0303): a kernel
 //! that finds one probes it for half a second.
 
+use std::ops::Range;
+
 use acpi_tables::Aml;
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, And, Arg, Device, EISAName, Equal, Field, FieldAccessType,
-    FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, Interrupt, Local, Method, Name, Notify,
-    OpRegion, OpRegionSpace, Package, Path, ResourceTemplate, Scope, Store, ZERO,
+    FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, Interrupt, Local, Memory32Fixed, Method,
+    Name, Notify, OpRegion, OpRegionSpace, Package, Path, ResourceTemplate, Scope, Store, ZERO,
 };
 
-use super::{Encoded, Ged, Pci, Platform, Power, Serial, bytes, table};
+use super::{Encoded, Ged, Pci, Platform, Power, Serial, VirtioMmio, bytes, table};
 
 /// 2: integers are 64 bits wide.
 const REVISION: u8 = 2;
@@ -17,6 +19,8 @@ const REVISION: u8 = 2;
 const SERIAL_PORTS: u8 = 8;
 const RTC_PORT: u16 = 0x70;
 const RTC_PORTS: u8 = 2;
+const PCI_CONFIG_PORTS: u8 = 8;
+const VIRTIO_MMIO_LEN: u32 = 0x1000;
 
 /// Event selector bit of a power button press, and the notification it becomes ("S0 power button
 /// pressed", ACPI 6.5, 4.8.2.2.1.2).
@@ -38,6 +42,8 @@ pub(super) fn build(platform: &Platform) -> Encoded {
         devices.push(device("PWRB", &[&hid("PNP0C0C")]));
         devices.push(generic_event_device(ged));
     }
+    devices.extend(platform.pci.as_ref().map(host_bridge));
+    devices.extend((0..).zip(&platform.virtio_mmio).map(virtio_mmio));
     devices.extend(platform.apic_ids.iter().enumerate().map(processor));
 
     let devices = devices.iter().map(|device| device as &dyn Aml).collect();
@@ -108,6 +114,35 @@ fn generic_event_device(ged: &Ged) -> Encoded {
     let interrupt = current_resources(vec![&edge(ged.gsi)]);
     let hid = string_hid("ACPI0013");
     device("GED_", &[&hid, &uid(0), &interrupt, &registers, &fields, &method])
+}
+
+/// The PCI host bridge. There is no `_PRT`, for no function has an interrupt pin.
+fn host_bridge(pci: &Pci) -> Encoded {
+    let compatible = EISAName::new("PNP0A03");
+    let buses = AddressSpace::new_bus_number(0, u16::from(pci.last_bus));
+    let ports = io(pci.config_ports, PCI_CONFIG_PORTS);
+    let Range { start, end } = pci.memory32;
+    let low =
+        AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, start, end - 1, None);
+    let Range { start, end } = pci.memory64;
+    let high =
+        AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, start, end - 1, None);
+    let contents: [&dyn Aml; 6] = [
+        &hid("PNP0A08"),
+        &Name::new(Path::new("_CID"), &compatible),
+        &Name::new(Path::new("_SEG"), &ZERO),
+        &Name::new(Path::new("_BBN"), &ZERO),
+        &uid(0),
+        &current_resources(vec![&buses, &ports, &low, &high]),
+    ];
+    device("PCI0", &contents)
+}
+
+/// The virtio device of this number on MMIO.
+fn virtio_mmio((number, device_at): (u32, &VirtioMmio)) -> Encoded {
+    let registers = Memory32Fixed::new(true, device_at.address, VIRTIO_MMIO_LEN);
+    let resources = current_resources(vec![&registers, &edge(device_at.gsi)]);
+    device(&format!("V{number:03X}"), &[&string_hid("LNRO0005"), &uid(number), &resources])
 }
 
 /// The processor with the `index`-th APIC id as its UID, by which the MADT's entry is found.

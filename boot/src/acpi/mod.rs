@@ -49,8 +49,10 @@ pub struct Platform {
     pub ged: Option<Ged>,
     /// Port of a pvpanic device.
     pub pvpanic: Option<u16>,
-    /// PCI Express configuration space.
+    /// PCI, with what its host bridge passes on.
     pub pci: Option<Pci>,
+    /// Virtio devices on MMIO.
+    pub virtio_mmio: Vec<VirtioMmio>,
 }
 
 /// An I/O APIC.
@@ -98,13 +100,28 @@ pub struct Ged {
     pub gsi: u32,
 }
 
-/// A PCI Express segment: number 0, buses from 0 on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A PCI Express segment: number 0, buses from 0 on. No function has an interrupt pin.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pci {
     /// Guest-physical address of bus 0's enhanced configuration space.
     pub ecam: u64,
     /// The last bus.
     pub last_bus: u8,
+    /// The first of the eight ports of the older configuration mechanism.
+    pub config_ports: u16,
+    /// Addresses of device memory below 4 GiB; not empty.
+    pub memory32: Range<u32>,
+    /// Addresses of device memory above RAM; not empty.
+    pub memory64: Range<u64>,
+}
+
+/// The registers of a virtio device on MMIO (virtio 1.3, 4.2): 4 KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtioMmio {
+    /// Guest-physical address.
+    pub address: u32,
+    /// Its interrupt: edge triggered, active high.
+    pub gsi: u32,
 }
 
 /// Why no tables could be made or placed.

@@ -145,6 +145,20 @@ pub const KEYS: &[Key] = &[
         meaning: "Port 0x501, by which the guest ends the VM and chooses the exit code",
     },
     Key {
+        path: "devices.rng",
+        flag: "--no-rng",
+        takes: "true or false",
+        default: "true",
+        meaning: "Entropy device, which gives the guest random bytes of the host",
+    },
+    Key {
+        path: "devices.transport",
+        flag: "--transport",
+        takes: "pci or mmio",
+        default: "pci",
+        meaning: "How the guest reaches its virtio devices",
+    },
+    Key {
         path: "on_reboot",
         flag: "--no-reboot",
         takes: "restart or exit",

@@ -15,7 +15,7 @@ on_reboot = "exit"
 topology = { sockets = 1, cores = 1, threads = 1 }
 memory = { size = "512MiB", backing = "memfd", transparent_hugepages = false, prefault = true }
 boot = { protocol = "pvh", extract = false }
-devices = { debug_exit = true }
+devices = { debug_exit = true, rng = false, transport = "mmio" }
 "#;
 
 fn leaves(table: &toml::Table, prefix: &str, paths: &mut BTreeSet<String>) {

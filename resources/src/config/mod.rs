@@ -32,7 +32,7 @@ pub use file::File;
 pub use keys::{KEYS, Key, key};
 pub use memory::{Backing, HugePageSize, Memory, MemorySpec, NotAHugePageSize};
 pub use name::{InvalidName, Name};
-pub use options::{Boot, BootProtocol, BootSpec, Devices, DevicesSpec, OnReboot};
+pub use options::{Boot, BootProtocol, BootSpec, Devices, DevicesSpec, OnReboot, Transport};
 pub use problem::{Error, Location, Problem};
 pub use spec::VmSpec;
 pub use topology::{ParseTopologyError, Topology};

@@ -29,6 +29,17 @@ words! {
     }
 }
 
+words! {
+    /// How virtio devices are reached by the guest.
+    Transport {
+        /// Functions on a PCI bus.
+        #[default]
+        Pci = "pci",
+        /// Registers at addresses that ACPI names: quicker to find, fewer devices.
+        Mmio = "mmio",
+    }
+}
+
 /// How the kernel is booted, resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Boot {
@@ -71,6 +82,10 @@ pub struct Devices {
     /// The debug-exit port (0x501): the guest ends the VM by writing a byte and
     /// so chooses the exit code, which is why it is off by default.
     pub debug_exit: bool,
+    /// An entropy device, which gives the guest random bytes of the host.
+    pub rng: bool,
+    /// How virtio devices are reached.
+    pub transport: Transport,
 }
 
 /// [`Devices`] as written.
@@ -80,18 +95,32 @@ pub struct DevicesSpec {
     /// See [`Devices::debug_exit`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub debug_exit: Option<bool>,
+    /// See [`Devices::rng`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rng: Option<bool>,
+    /// See [`Devices::transport`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<Transport>,
 }
 
 impl DevicesSpec {
     /// These keys where given, those of `below` elsewhere.
     #[must_use]
     pub fn over(self, below: Self) -> Self {
-        Self { debug_exit: self.debug_exit.or(below.debug_exit) }
+        Self {
+            debug_exit: self.debug_exit.or(below.debug_exit),
+            rng: self.rng.or(below.rng),
+            transport: self.transport.or(below.transport),
+        }
     }
 
     /// Defaults filled in.
     #[must_use]
     pub fn resolve(self) -> Devices {
-        Devices { debug_exit: self.debug_exit.unwrap_or(false) }
+        Devices {
+            debug_exit: self.debug_exit.unwrap_or(false),
+            rng: self.rng.unwrap_or(true),
+            transport: self.transport.unwrap_or_default(),
+        }
     }
 }

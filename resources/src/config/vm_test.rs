@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::Transport;
 use crate::config::{Backing, BootProtocol, BootSpec, DevicesSpec, MemorySpec};
 
 fn spec(text: &str) -> VmSpec {
@@ -121,7 +122,7 @@ prop_compose! {
                 prefault: flags,
             },
             boot: BootSpec { protocol: Some(BootProtocol::Pvh), extract: flags },
-            devices: DevicesSpec { debug_exit: flags },
+            devices: DevicesSpec { debug_exit: flags, rng: flags, transport: flags.map(|_| Transport::Mmio) },
         }
     }
 }

@@ -42,8 +42,11 @@ fn every_byte_arrives_in_order_though_the_reader_is_slow() {
 fn a_writer_that_waits_for_room_can_be_released() {
     let (_reader, output) = pipe();
     let mut stuck = output.clone();
-    let writer =
-        thread::spawn(move || stuck.write_all(&vec![b'x'; 4 << 20]).and(stuck.write_all(b"y")));
+    // The first may be on its way to the reader, which takes less, when the second comes; the third waits for room.
+    let writer = thread::spawn(move || {
+        let bytes = vec![b'x'; 4 << 20];
+        (0..3).try_for_each(|_| stuck.write_all(&bytes))
+    });
     let start = Instant::now();
     while output.0.lock().buffer.len() < CAPACITY {
         assert!(start.elapsed() < Duration::from_secs(10));

@@ -42,6 +42,16 @@ impl Template {
         Self { leaves, topology }
     }
 
+    /// Bits of the guest's physical addresses (leaf 0x8000_0008, EAX): bits 23:16 where KVM says that it maps
+    /// fewer than the processor has, else bits 7:0.
+    pub fn physical_bits(&self) -> u8 {
+        /// What every 64-bit processor has.
+        const LEAST: u8 = 36;
+        let leaf = self.leaves.get(0x8000_0008, 0);
+        let [processor, _, guest, _] = leaf.map_or(0, |leaf| leaf.eax).to_le_bytes();
+        if guest != 0 { guest.min(processor) } else { processor }.max(LEAST)
+    }
+
     /// The leaves of the vCPU with this APIC id.
     ///
     /// # Errors

@@ -5,9 +5,13 @@
 
 pub mod cpuid;
 pub mod crash;
+pub mod doorbell;
 pub mod ioapic;
 pub mod kick;
+pub mod line;
+pub mod msix;
 pub mod msr;
+mod pace;
 pub mod registers;
 pub mod routing;
 pub mod system;

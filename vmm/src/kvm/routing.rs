@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{
     KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_msi, kvm_msi,
 };
 use kvm_ioctls::VmFd;
 
+use super::pace::Pace;
 use super::{Error, failed};
 
 /// A message-signalled interrupt as the guest wrote it.
@@ -23,34 +25,52 @@ pub struct Msi {
     pub data: u32,
 }
 
+/// Changes of routes at once, and the time for each after that: more than any kernel makes that is not
+/// out to keep the host busy.
+const BURST: u32 = 1024;
+const INTERVAL: Duration = Duration::from_millis(1);
+
 /// Routes from GSIs to MSIs.
 #[derive(Debug)]
 pub struct GsiRouter {
     vm: Arc<VmFd>,
-    routes: Mutex<BTreeMap<u32, Msi>>,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug)]
+struct Table {
+    routes: BTreeMap<u32, Msi>,
+    pace: Pace,
 }
 
 impl GsiRouter {
     /// A router with no routes; KVM's table starts empty too.
     pub fn new(vm: Arc<VmFd>) -> Self {
-        Self { vm, routes: Mutex::new(BTreeMap::new()) }
+        let table = Table { routes: BTreeMap::new(), pace: Pace::new(BURST, INTERVAL) };
+        Self { vm, table: Mutex::new(table) }
     }
 
-    /// Routes `gsi` to `message`, or nowhere. A call that changes nothing costs no ioctl.
+    /// Routes `gsi` to `message`, or nowhere. A call that changes nothing costs no ioctl; a guest that
+    /// changes routes all the time is slowed down.
     ///
     /// # Errors
     ///
     /// [`Error::Operation`] when KVM refuses the table; the old routes stay.
     pub fn set(&self, gsi: u32, message: Option<Msi>) -> Result<(), Error> {
-        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let Table { routes, pace } = &mut *table;
         if routes.get(&gsi).copied() == message {
             return Ok(());
+        }
+        let wait = pace.admit(Instant::now());
+        if !wait.is_zero() {
+            std::thread::sleep(wait);
         }
         let old = match message {
             Some(message) => routes.insert(gsi, message),
             None => routes.remove(&gsi),
         };
-        self.write(&routes).inspect_err(|_| {
+        self.write(routes).inspect_err(|_| {
             match old {
                 Some(old) => routes.insert(gsi, old),
                 None => routes.remove(&gsi),

@@ -120,6 +120,11 @@ impl System {
         u32::try_from(self.kvm.get_max_vcpu_id()).unwrap_or(u32::MAX)
     }
 
+    /// How many GSIs can have routes (KVM_CAP_IRQ_ROUTING).
+    pub fn max_routes(&self) -> u32 {
+        u32::try_from(self.kvm.check_extension_int(Cap::IrqRouting)).unwrap_or(0)
+    }
+
     /// Creates an empty virtual machine (KVM_CREATE_VM).
     pub(crate) fn create_vm(&self) -> Result<VmFd, Error> {
         // EINTR: mmu notifier set-up is interruptible, and a signal may well arrive during start.

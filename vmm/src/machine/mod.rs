@@ -7,6 +7,7 @@
 pub mod memory;
 pub mod sources;
 pub mod topology;
+pub mod virtio;
 mod wiring;
 
 use std::io;
@@ -24,7 +25,7 @@ use vmm_sys_util::signal::Killable;
 
 use self::sources::Sources;
 use self::topology::Topology;
-use self::wiring::{Devices, Wired};
+use self::wiring::{Devices, Host, Wired};
 use crate::kvm::vcpu::{Ended, Platform, Vcpu};
 use crate::kvm::{self, System, Vm, cpuid, kick, msr, registers};
 use crate::timings::Timings;
@@ -50,6 +51,9 @@ pub enum Error {
     /// Two devices claim the same addresses.
     #[error(transparent)]
     Bus(#[from] devices::bus::Error),
+    /// A virtio device could not be connected.
+    #[error(transparent)]
+    Virtio(#[from] virtio::Error),
     /// A thread or file descriptor could not be had.
     #[error("cannot {what}: {source}")]
     Host {
@@ -99,6 +103,7 @@ impl Machine {
         let topology = guest_topology(config);
         check_vcpus(system, &topology)?;
         let layout = RamLayout::new(config.memory.size.bytes());
+        let cpuid = cpuid::Template::new(system, topology)?;
 
         let vm = Vm::new(system)?;
         timings.vm.mark();
@@ -106,9 +111,11 @@ impl Machine {
         vm.map_memory(&memory)?;
         timings.memory.mark();
 
-        let Wired { pio, mmio, ioapic, devices } = wiring::connect(&vm, config, console)?;
+        let device_space = layout.device_space(cpuid.physical_bits());
+        let host = Host { vm: &vm, system, memory: &memory, device_space };
+        let Wired { pio, mmio, ioapic, devices, virtio } = wiring::connect(&host, config, console)?;
         let apic_ids = topology.apic_ids().collect();
-        let tables = acpi::Tables::build(&wiring::acpi_platform(apic_ids))?;
+        let tables = acpi::Tables::build(&wiring::acpi_platform(apic_ids, virtio))?;
         let rsdp = tables.write(&memory)?;
         wiring::write_reset_vector(&memory).map_err(Error::ResetVector)?;
         let entry = sources.boot.load(&memory, &layout, rsdp)?;
@@ -116,7 +123,7 @@ impl Machine {
         tracing::debug!(?entry, "loaded");
         timings.loaded.mark();
 
-        let vcpus = create_vcpus(&vm, system, topology, &entry)?;
+        let vcpus = create_vcpus(&vm, &cpuid, topology, &entry)?;
         timings.vcpus.mark();
 
         let platform = Arc::new(Platform {
@@ -221,11 +228,10 @@ fn check_vcpus(system: &System, topology: &Topology) -> Result<(), kvm::Error> {
 /// to start them (INIT, SIPI), as KVM's reset state has it.
 fn create_vcpus(
     vm: &Vm,
-    system: &System,
+    template: &cpuid::Template,
     topology: Topology,
     entry: &boot::Entry,
 ) -> Result<Vec<Vcpu>, kvm::Error> {
-    let template = cpuid::Template::new(system, topology)?;
     let x2apic = topology.apic_ids().any(|id| id > LAST_XAPIC_ID);
     (0..)
         .zip(topology.apic_ids())

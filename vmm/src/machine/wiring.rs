@@ -3,13 +3,14 @@
 //!
 //! Both are made here from the same constants, so that they cannot disagree.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use boot::acpi;
 use boot::layout::{self, RamLayout};
 use boot::x86_64::reset_vector;
-use devices::bus::{Bus, BusDevice};
+use devices::bus::{Bus, SharedBusDevice};
 use devices::interrupt::InterruptLine;
 use devices::ioapic::IoApic;
 use devices::legacy::{
@@ -19,11 +20,12 @@ use resources::config::VmConfig;
 use vm_memory::GuestMemoryError;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::virtio::{self, Described};
 use super::{ConsolePorts, Error};
 use crate::kvm::ioapic::IoApicRoutes;
 use crate::kvm::routing::GsiRouter;
 use crate::kvm::vm::IOAPIC_PINS;
-use crate::kvm::{self, Vm};
+use crate::kvm::{self, System, Vm};
 use devices::memory::GuestMemory;
 
 const SERIAL_GSI: u32 = 4;
@@ -33,11 +35,24 @@ const PVPANIC_PORT: u16 = 0x505;
 const POWER_PORT: u16 = 0x600;
 const GED_PORT: u16 = 0x604;
 const GED_GSI: u32 = 9;
+/// Of a PC's clock, which Linux claims even of one without interrupt.
+const RTC_GSI: u32 = 8;
+/// I/O APIC pins that virtio devices cannot have.
+pub(super) const TAKEN_PINS: [u32; 3] = [SERIAL_GSI, RTC_GSI, GED_GSI];
 /// Below 4 GiB, so its 32-bit form in the tables is the same.
 #[allow(clippy::cast_possible_truncation)]
 const IOAPIC_ADDRESS: u32 = layout::IO_APIC as u32;
 /// Length of the I/O APIC's window in bytes.
 const IOAPIC_WINDOW: u64 = 0x1000;
+
+/// What devices are connected to.
+pub(super) struct Host<'a> {
+    pub vm: &'a Vm,
+    pub system: &'a System,
+    pub memory: &'a GuestMemory,
+    /// Guest-physical addresses above RAM.
+    pub device_space: Range<u64>,
+}
 
 /// Devices that the machine talks to after it has started.
 pub(super) struct Devices {
@@ -51,12 +66,18 @@ pub(super) struct Wired {
     pub mmio: Bus,
     pub ioapic: Arc<Mutex<IoApic>>,
     pub devices: Devices,
+    pub virtio: Described,
 }
 
 /// Creates every device of `config` and puts it on its bus.
-pub(super) fn connect(vm: &Vm, config: &VmConfig, console: ConsolePorts) -> Result<Wired, Error> {
+pub(super) fn connect(
+    host: &Host<'_>,
+    config: &VmConfig,
+    console: ConsolePorts,
+) -> Result<Wired, Error> {
+    let vm = host.vm;
     let router = Arc::new(GsiRouter::new(Arc::clone(vm.fd())));
-    let ioapic = shared(IoApic::new(IOAPIC_PINS, Box::new(IoApicRoutes::new(router))));
+    let ioapic = shared(IoApic::new(IOAPIC_PINS, Box::new(IoApicRoutes::new(router.clone()))));
     let mut mmio = Bus::new("MMIO");
     mmio.insert(layout::IO_APIC, IOAPIC_WINDOW, ioapic.clone())?;
 
@@ -65,7 +86,7 @@ pub(super) fn connect(vm: &Vm, config: &VmConfig, console: ConsolePorts) -> Resu
     let ged = shared(Ged::new(line(vm, GED_GSI)?));
     let mut pio = Bus::new("I/O port");
     let mut put =
-        |port: u16, len, device: Arc<Mutex<dyn BusDevice>>| pio.insert(port.into(), len, device);
+        |port: u16, len, device: Arc<dyn SharedBusDevice>| pio.insert(port.into(), len, device);
     put(serial::COM1, serial::LEN.into(), serial.clone())?;
     put(i8042::PORT, i8042::LEN.into(), shared(I8042))?;
     put(CMOS_PORT, 2, shared(cmos(config)))?;
@@ -75,11 +96,12 @@ pub(super) fn connect(vm: &Vm, config: &VmConfig, console: ConsolePorts) -> Resu
     if config.devices.debug_exit {
         put(DEBUG_EXIT_PORT, 1, shared(DebugExit))?;
     }
-    Ok(Wired { pio, mmio, ioapic, devices: Devices { serial, ged } })
+    let virtio = virtio::connect(host, config, router, &mut pio, &mut mmio)?;
+    Ok(Wired { pio, mmio, ioapic, devices: Devices { serial, ged }, virtio })
 }
 
 /// The same machine, as its ACPI tables describe it.
-pub(super) fn acpi_platform(apic_ids: Vec<u32>) -> acpi::Platform {
+pub(super) fn acpi_platform(apic_ids: Vec<u32>, virtio: Described) -> acpi::Platform {
     acpi::Platform {
         apic_ids,
         ioapic: acpi::IoApic { id: 0, address: IOAPIC_ADDRESS, gsi_base: 0 },
@@ -94,7 +116,8 @@ pub(super) fn acpi_platform(apic_ids: Vec<u32>) -> acpi::Platform {
         },
         ged: Some(acpi::Ged { port: GED_PORT, gsi: GED_GSI }),
         pvpanic: Some(PVPANIC_PORT),
-        pci: None,
+        pci: virtio.pci,
+        virtio_mmio: virtio.mmio,
     }
 }
 

@@ -1,8 +1,10 @@
 //! The ways a driver reaches a device: one state machine ([`Core`]), and two faces that translate
-//! registers to it, [`mmio`] and `pci`.
+//! registers to it, [`mmio`] and [`pci`].
 
 mod core;
 pub mod mmio;
+pub mod pci;
+mod pci_ids;
 
 use std::io;
 

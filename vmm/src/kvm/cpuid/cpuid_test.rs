@@ -52,6 +52,15 @@ fn nested_virtualization_and_performance_counters_are_hidden() {
 }
 
 #[test]
+fn physical_addresses_are_as_wide_as_kvm_maps_them() {
+    let bits = |eax| {
+        let leaves = Leaves::new(&[leaf(0x8000_0008, 0, [eax, 0, 0, 0])]);
+        Template::from_leaves(leaves, Topology::new(1, 1, 1), true).physical_bits()
+    };
+    assert_eq!([0x3034, 0x30_3034, 0x34_3030, 0].map(bits), [52, 48, 48, 36]);
+}
+
+#[test]
 fn the_tsc_deadline_timer_follows_kvm() {
     for has in [false, true] {
         let template = Template::from_leaves(host(false), Topology::new(1, 1, 1), has);

@@ -177,6 +177,15 @@ impl Core {
         }
     }
 
+    /// Runs `change`, which moves the notification registers, while no doorbell is connected to them.
+    pub fn move_doorbells(&mut self, change: impl FnOnce()) {
+        self.disconnect_doorbells();
+        change();
+        if self.active {
+            self.connect_doorbells();
+        }
+    }
+
     pub(super) fn disconnect_doorbells(&mut self) {
         (0..self.queues.len()).for_each(|index| self.disconnect(index));
     }

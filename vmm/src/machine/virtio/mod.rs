@@ -1,0 +1,101 @@
+//! The virtio devices of a machine, made from its configuration and connected to its transport: [`pci`] or
+//! [`mmio`]. A machine has its own, fresh ones; none outlives a reset.
+
+mod mmio;
+mod pci;
+
+use std::io;
+use std::sync::Arc;
+
+use boot::acpi;
+use devices::bus::Bus;
+use devices::virtio::rng::Rng;
+use devices::virtio::{DeviceId, VirtioDevice};
+use resources::config::{Transport, VmConfig};
+
+use super::wiring::Host;
+use crate::kvm::msix::NoGsis;
+use crate::kvm::routing::GsiRouter;
+
+/// Why a device could not be connected.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The transport is full.
+    #[error(
+        "the guest has {count} virtio devices, but devices.transport = \"{transport}\" has room for {limit}; \
+         leave some out"
+    )]
+    TooMany {
+        /// Devices there are to be.
+        count: usize,
+        /// How they were to be reached.
+        transport: Transport,
+        /// Devices there can be.
+        limit: usize,
+    },
+    /// RAM takes all addresses, or nearly all.
+    #[error(
+        "guest memory leaves no addresses for PCI devices below what this processor reaches ({end:#x}); give the \
+         guest less memory, or use --transport mmio"
+    )]
+    NoAddresses {
+        /// First address that the guest's processor cannot reach.
+        end: u64,
+    },
+    /// KVM has too few interrupt routes.
+    #[error("the {device:?} device cannot have its interrupts: {source}")]
+    NoInterrupts {
+        /// Which device.
+        device: DeviceId,
+        /// What is missing.
+        source: NoGsis,
+    },
+    /// The host lacks what the device takes.
+    #[error("cannot set up the {device:?} device: {source}")]
+    Host {
+        /// Which device.
+        device: DeviceId,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Two devices claim the same addresses.
+    #[error(transparent)]
+    Bus(#[from] devices::bus::Error),
+}
+
+/// What ACPI tells the guest about its virtio devices.
+#[derive(Debug, Default)]
+pub(super) struct Described {
+    pub pci: Option<acpi::Pci>,
+    pub mmio: Vec<acpi::VirtioMmio>,
+}
+
+/// Every virtio device of `config`, in the order in which the guest finds them.
+fn devices(config: &VmConfig) -> Vec<Box<dyn VirtioDevice>> {
+    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+    if config.devices.rng {
+        devices.push(Box::new(Rng::default()));
+    }
+    devices
+}
+
+/// Makes the virtio devices and puts them on the buses.
+pub(super) fn connect(
+    host: &Host<'_>,
+    config: &VmConfig,
+    router: Arc<GsiRouter>,
+    pio: &mut Bus,
+    mmio: &mut Bus,
+) -> Result<Described, Error> {
+    let devices = devices(config);
+    match config.devices.transport {
+        Transport::Pci => {
+            let pci = pci::connect(host, devices, router, pio, mmio)?;
+            Ok(Described { pci: Some(pci), ..Described::default() })
+        }
+        Transport::Mmio => {
+            let mmio = mmio::connect(host, devices, mmio)?;
+            Ok(Described { mmio, ..Described::default() })
+        }
+    }
+}
