@@ -274,6 +274,12 @@ impl VirtioDevice for Block {
     }
 }
 
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.quiesce();
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

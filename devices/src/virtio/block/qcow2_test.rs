@@ -107,12 +107,12 @@ fn an_overlay_keeps_its_base_as_it_was() {
     let original = pattern(8 * MIB);
     std::fs::write(images.path("base.raw"), &original).unwrap();
     let base = open(&images.path("base.raw"), false);
-    let new = OpenOptions::new().read(true).write(true).create_new(true);
-    let file = new.clone().open(images.path("over.qcow2")).unwrap();
+    File::create_new(images.path("over.qcow2")).unwrap();
+    let file = open(&images.path("over.qcow2"), true);
     Layer::create(file.try_clone().unwrap(), 8 << 20, "base.raw", "raw").unwrap();
-    let header = Qcow2Header::open(file, true, false).unwrap();
-    assert_eq!(header.backing(), Some(("base.raw", Some("raw"))));
-    let storage = storage(header.on(Some(Layer::raw(base, false).unwrap())));
+    let image = Qcow2Header::open(file, true, false).unwrap();
+    assert_eq!(image.backing(), Some(("base.raw", Some("raw"))));
+    let storage = storage(image.on(Some(Layer::raw(base, false).unwrap())));
     assert_eq!(storage.capacity(), 8 << 20);
     let mut driver = driver(&storage);
     let queue = &mut driver.queues[0];
@@ -223,22 +223,18 @@ proptest! {
             bytes[if at % 2 == 0 { at % 512 } else { at }] = byte;
         }
         std::fs::write(images.path("disk.qcow2"), bytes).unwrap();
-        if let Ok(header) = Qcow2Header::open(open(&images.path("disk.qcow2"), true), true, false) {
-            let storage = storage(header.on(None));
+        if let Ok(image) = Qcow2Header::open(open(&images.path("disk.qcow2"), true), true, false) {
+            let storage = storage(image.on(None));
             if storage.capacity() < MIB as u64 {
                 return Ok(());
             }
             let mut driver = driver(&storage);
             let queue = &mut driver.queues[0];
             for at in 0..8 {
-                ask(queue, &[header_of(IN, at * 128), Part::In(65536), Part::In(1)]);
-                ask(queue, &[header_of(OUT, at * 128), Part::Out(vec![1; 65536]), Part::In(1)]);
+                ask(queue, &[header(IN, at * 128), Part::In(65536), Part::In(1)]);
+                ask(queue, &[header(OUT, at * 128), Part::Out(vec![1; 65536]), Part::In(1)]);
             }
-            ask(queue, &[header_of(FLUSH, 0), Part::In(1)]);
+            ask(queue, &[header(FLUSH, 0), Part::In(1)]);
         }
     }
-}
-
-fn header_of(kind: u32, sector: u64) -> Part {
-    header(kind, sector)
 }

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use imago::file::File;
@@ -13,6 +14,7 @@ use imago::qcow2::Qcow2;
 use imago::raw::Raw;
 use imago::{FormatAccess, FormatCreateBuilder, StorageOpenOptions};
 
+use super::file::ZEROS;
 use super::{Bounce, Engine, Operation, Range, Storage};
 use crate::memory::GuestMemory;
 
@@ -30,7 +32,7 @@ impl Qcow2Header {
     /// It is no qcow2 image, a damaged one, or one that needs more than is supported: a data file of
     /// its own, encryption, zstd compression, extended L2 entries.
     pub fn open(file: fs::File, writable: bool, direct: bool) -> io::Result<Self> {
-        let image = Qcow2::open_image(storage(file, writable, direct)?, writable)?;
+        let image = caught(|| Qcow2::open_image(storage(file, writable, direct)?, writable))?;
         if image.requires_external_data_file() {
             return Err(io::Error::other("images with an external data file are not supported"));
         }
@@ -89,6 +91,14 @@ impl Layer {
     }
 }
 
+/// What `call` answers. Images are untrusted input: should one of them make the library panic, that is an
+/// error of this one operation.
+fn caught<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
+        Err(io::Error::other("the image is damaged in a way nobody thought of"))
+    })
+}
+
 fn storage(file: fs::File, writable: bool, direct: bool) -> io::Result<File> {
     File::from_open_file(file, StorageOpenOptions::new().write(writable).direct(direct))
 }
@@ -138,14 +148,30 @@ impl ImageEngine {
                 access.sync()
             }
             Operation::Discard(range) => self.discard(range),
-            Operation::WriteZeroes(Range { offset, len }, true) => {
-                let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
-                access.discard_to_zero(offset, len)
-            }
-            Operation::WriteZeroes(Range { offset, len }, false) => {
-                read(&self.access).write_zeroes(offset, len)
-            }
+            Operation::WriteZeroes(range, unmap) => self.write_zeroes(range, unmap),
         }
+    }
+
+    fn write_zeroes(&self, Range { offset, len }: Range, unmap: bool) -> io::Result<()> {
+        let done = if unmap {
+            let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
+            access.discard_to_zero(offset, len)
+        } else {
+            read(&self.access).write_zeroes(offset, len)
+        };
+        match done {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+            done => return done,
+        }
+        // Images of version 2 cannot say that something is zero.
+        let access = read(&self.access);
+        let mut at = 0;
+        while at < len {
+            let piece = usize::try_from(len - at).unwrap_or(usize::MAX).min(ZEROS.0.len());
+            access.write(&ZEROS.0[..piece], offset + at)?;
+            at += piece as u64;
+        }
+        Ok(())
     }
 
     fn discard(&self, range: Range) -> io::Result<()> {
@@ -160,7 +186,7 @@ impl ImageEngine {
 
 impl Engine for ImageEngine {
     fn start(&mut self, _: u16, operation: Operation<'_>) -> Option<io::Result<()>> {
-        Some(self.run(operation))
+        Some(caught(|| self.run(operation)))
     }
 }
 
