@@ -18,4 +18,5 @@ pub mod legacy;
 pub mod memory;
 pub mod pci;
 pub mod rate_limit;
+pub mod token_bucket;
 pub mod virtio;

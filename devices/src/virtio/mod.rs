@@ -5,6 +5,7 @@
 //! activation and [quiesce](VirtioDevice::quiesce) a device's queues belong to its
 //! [workers](worker), which lock nothing that vCPUs share.
 
+pub mod block;
 pub mod chain;
 pub mod device;
 pub mod interrupt;

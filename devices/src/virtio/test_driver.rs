@@ -391,6 +391,16 @@ impl DriverQueue {
         Some((Posted(head as u16), bytes))
     }
 
+    /// Everything in the writable buffers of a request, however much the device says it wrote.
+    pub fn room(&self, posted: Posted) -> Vec<u8> {
+        let read = |&(address, len): &(u64, usize)| {
+            let mut part = vec![0; len];
+            self.memory.read_slice(&mut part, GuestAddress(address)).unwrap();
+            part
+        };
+        self.rooms[usize::from(posted.0)].iter().flat_map(read).collect()
+    }
+
     /// The next answer, waited for.
     #[track_caller]
     pub fn wait_used(&mut self) -> (Posted, Vec<u8>) {

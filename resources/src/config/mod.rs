@@ -17,6 +17,8 @@
 //!
 //! Everything in this module is pure: no file is opened here.
 
+mod byte_rate;
+mod disk;
 mod file;
 mod keys;
 mod memory;
@@ -28,6 +30,8 @@ mod topology;
 mod vm;
 mod words;
 
+pub use byte_rate::{ByteRate, ParseByteRateError};
+pub use disk::{Disk, DiskFormat, InvalidDisk, Overlay, ParseDiskError};
 pub use file::File;
 pub use keys::{KEYS, Key, key};
 pub use memory::{Backing, HugePageSize, Memory, MemorySpec, NotAHugePageSize};

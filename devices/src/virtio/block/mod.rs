@@ -1,0 +1,298 @@
+//! The block device (virtio 1.3, 5.2): a disk with one queue or several, each served by a thread of
+//! its own.
+//!
+//! This file is the device as transports and the machine see it. What requests look like is in
+//! `request`, how they are carried out in `worker`, where sectors are in [`backend`].
+
+pub mod backend;
+mod config;
+mod request;
+mod state;
+mod worker;
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::device::{Activation, DeviceId, RestoreError, VirtioDevice, read_config};
+use super::interrupt::Interrupt;
+use super::queue::Queue;
+use super::worker::Worker;
+use crate::rate_limit::RateLimitedLog;
+use crate::token_bucket::{LimitsHandle, SharedLimiter};
+
+use self::backend::Storage;
+use self::config::Config;
+use self::request::ID_LEN;
+use self::state::State;
+use self::worker::QueueWorker;
+
+pub use self::config::feature;
+
+/// Most queues of a device.
+pub const MAX_QUEUES: u16 = 16;
+/// Largest queue.
+pub const MAX_QUEUE_SIZE: u16 = 1024;
+
+/// What a block device is like, beside its storage.
+#[derive(Clone, Debug)]
+pub struct Properties {
+    /// Refuses writes.
+    pub read_only: bool,
+    /// What GET_ID answers: at most 20 bytes count.
+    pub serial: String,
+    /// Number of queues, 1 to [`MAX_QUEUES`].
+    pub queues: u16,
+    /// Entries of each queue, a power of two, 4 to [`MAX_QUEUE_SIZE`].
+    pub queue_size: u16,
+    /// Size of a logical block in bytes, 512 or 4096.
+    pub block_size: u32,
+    /// Limits of all queues together.
+    pub limits: Arc<LimitsHandle>,
+}
+
+impl Default for Properties {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            serial: String::new(),
+            queues: 1,
+            queue_size: 256,
+            block_size: 512,
+            limits: LimitsHandle::new(crate::token_bucket::Limits::default()),
+        }
+    }
+}
+
+/// What the device and its workers share. Workers take no lock here but the limiter's.
+struct Shared {
+    /// Size of the disk in bytes.
+    capacity: AtomicU64,
+    /// The driver's choice, where it has one (VIRTIO_BLK_F_CONFIG_WCE).
+    writeback: AtomicBool,
+    read_only: bool,
+    serial: [u8; ID_LEN],
+    limiter: SharedLimiter,
+    /// Host errors.
+    log: RateLimitedLog,
+    /// When workers that are being stopped give up waiting.
+    deadline: Mutex<Option<Instant>>,
+    /// Of the driver that is there at present.
+    interrupt: Mutex<Option<Arc<dyn Interrupt>>>,
+}
+
+/// A block device.
+pub struct Block {
+    storage: Arc<dyn Storage>,
+    properties: Properties,
+    queue_sizes: Vec<u16>,
+    shared: Arc<Shared>,
+    workers: Vec<Worker<QueueWorker>>,
+    /// The disk has grown since the state was saved: the driver has to be told.
+    grown: bool,
+    /// How long operations in flight may take to end when the device is stopped.
+    patience: Duration,
+}
+
+/// Through which to change a device while it runs.
+#[derive(Clone)]
+pub struct Handle {
+    storage: Arc<dyn Storage>,
+    shared: Arc<Shared>,
+}
+
+impl Block {
+    /// A device with what `storage` holds.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidInput`]: a property is out of its range.
+    pub fn new(storage: Arc<dyn Storage>, properties: Properties) -> io::Result<Self> {
+        let Properties { queues, queue_size, block_size, .. } = properties;
+        let valid = (1..=MAX_QUEUES).contains(&queues)
+            && (4..=MAX_QUEUE_SIZE).contains(&queue_size)
+            && queue_size.is_power_of_two()
+            && [512, 4096].contains(&block_size);
+        if !valid {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut serial = [0; ID_LEN];
+        for (to, from) in serial.iter_mut().zip(properties.serial.bytes()) {
+            *to = from;
+        }
+        let shared = Shared {
+            capacity: AtomicU64::new(storage.capacity() / 512 * 512),
+            writeback: AtomicBool::new(true),
+            read_only: properties.read_only,
+            serial,
+            limiter: SharedLimiter::new(Arc::clone(&properties.limits)),
+            log: RateLimitedLog::new(),
+            deadline: Mutex::new(None),
+            interrupt: Mutex::new(None),
+        };
+        Ok(Self {
+            storage,
+            queue_sizes: vec![queue_size; usize::from(queues)],
+            properties,
+            shared: Arc::new(shared),
+            workers: Vec::new(),
+            grown: false,
+            patience: worker::PATIENCE,
+        })
+    }
+
+    /// A handle to change it with while it runs.
+    pub fn handle(&self) -> Handle {
+        Handle { storage: Arc::clone(&self.storage), shared: Arc::clone(&self.shared) }
+    }
+
+    fn config(&self) -> Config {
+        Config {
+            capacity: self.shared.capacity.load(Ordering::Acquire),
+            queue_size: self.properties.queue_size,
+            queues: self.properties.queues,
+            block_size: self.properties.block_size,
+            writeback: self.shared.writeback.load(Ordering::Relaxed),
+            read_only: self.properties.read_only,
+        }
+    }
+
+    fn start(&mut self, queue: Queue, features: u64) -> io::Result<()> {
+        let name = format!("block-q{}", queue.index());
+        let engine = self.storage.engine(queue.memory(), queue.size())?;
+        let handler = QueueWorker::new(queue, engine, Arc::clone(&self.shared), features);
+        self.workers.push(Worker::start(name, handler)?);
+        Ok(())
+    }
+}
+
+impl Handle {
+    /// Lets the disk grow to `bytes`, storage included, and tells the driver.
+    ///
+    /// # Errors
+    ///
+    /// `bytes` is not a multiple of 512, less than the disk has, or more than its storage can hold.
+    pub fn grow(&self, bytes: u64) -> io::Result<()> {
+        let old = self.shared.capacity.load(Ordering::Acquire);
+        if bytes < old || !bytes.is_multiple_of(512) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("a disk of {old} bytes can only grow, by whole sectors of 512 bytes"),
+            ));
+        }
+        self.storage.grow(bytes)?;
+        self.shared.capacity.store(bytes, Ordering::Release);
+        let interrupt = lock(&self.shared.interrupt).clone();
+        if let Some(interrupt) = interrupt {
+            interrupt.signal_config();
+        }
+        Ok(())
+    }
+
+    /// The rate limits, to be changed at will.
+    pub fn limits(&self) -> &Arc<LimitsHandle> {
+        self.shared.limiter.handle()
+    }
+}
+
+impl VirtioDevice for Block {
+    fn id(&self) -> DeviceId {
+        DeviceId::Block
+    }
+
+    fn features(&self) -> u64 {
+        config::features(self.properties.read_only, self.properties.queues)
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_config(&self.config().bytes(), offset, data);
+    }
+
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        if let (config::WRITEBACK, [value]) = (offset, data) {
+            self.shared.writeback.store(value & 1 != 0, Ordering::Relaxed);
+        }
+    }
+
+    fn activate(&mut self, activation: Activation) -> io::Result<()> {
+        if activation.has(feature::CONFIG_WCE) && !activation.has(feature::FLUSH) {
+            // A driver that cannot flush gets write-through (5.2.5.2).
+            self.shared.writeback.store(false, Ordering::Relaxed);
+        }
+        *lock(&self.shared.deadline) = None;
+        let Activation { queues, interrupt, features, .. } = activation;
+        for queue in queues {
+            if let Err(error) = self.start(queue, features) {
+                self.quiesce();
+                return Err(error);
+            }
+        }
+        if std::mem::take(&mut self.grown) {
+            interrupt.signal_config();
+        }
+        *lock(&self.shared.interrupt) = Some(interrupt);
+        Ok(())
+    }
+
+    fn quiesce(&mut self) -> Vec<Queue> {
+        // One deadline for all, though they are stopped one after the other.
+        *lock(&self.shared.deadline) = Some(Instant::now() + self.patience);
+        *lock(&self.shared.interrupt) = None;
+        let handlers = self.workers.drain(..).filter_map(Worker::stop);
+        handlers.map(QueueWorker::into_queue).collect()
+    }
+
+    fn reset(&mut self) {
+        self.shared.writeback.store(true, Ordering::Relaxed);
+    }
+
+    fn save(&self) -> Vec<u8> {
+        let Config { capacity, writeback, read_only, .. } = self.config();
+        State { capacity, writeback, read_only }.encode()
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), RestoreError> {
+        let state = State::decode(state)?;
+        let Config { capacity, read_only, .. } = self.config();
+        if state.read_only != read_only {
+            return Err(state::refuse("the disk was read-only, or is now"));
+        }
+        if state.capacity > capacity {
+            return Err(state::refuse(format!(
+                "the disk had {} bytes and has {capacity}",
+                state.capacity
+            )));
+        }
+        self.grown = state.capacity < capacity;
+        self.shared.writeback.store(state.writeback, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.quiesce();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[path = "block_test.rs"]
+mod block_test;
+#[cfg(test)]
+#[path = "io_test.rs"]
+mod io_test;
+#[cfg(test)]
+#[path = "qcow2_test.rs"]
+mod qcow2_test;
+#[cfg(test)]
+#[path = "test_disk.rs"]
+mod test_disk;

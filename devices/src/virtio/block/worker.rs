@@ -1,0 +1,354 @@
+//! Serves one queue: takes requests off it in batches, keeps as many in flight as the queue has
+//! entries, and answers them as they end.
+#![allow(unsafe_code)] // Borrows descriptors of a library's type.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::Shared;
+use super::backend::{Data, Engine, Operation};
+use super::config::feature;
+use super::request::{Bounds, HEADER, Request, Status};
+use crate::token_bucket::RECHECK;
+use crate::virtio::chain::Chain;
+use crate::virtio::queue::{Broken, Queue};
+use crate::virtio::worker::Handler;
+
+/// How long operations in flight may take to end when the device is stopped.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long they may take to be given up afterwards.
+const CANCELLING: Duration = Duration::from_secs(5);
+
+/// A request in service.
+#[derive(Debug)]
+struct Slot {
+    chain: Chain,
+    request: Request,
+    /// Operations of it that have been started.
+    started: usize,
+}
+
+/// What becomes of the request popped last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Popped {
+    /// There was none, or there is no room for it.
+    Nothing,
+    Served,
+    /// It has to wait so long for what the rate limit lets in.
+    Waits(Duration),
+}
+
+/// The handler of one queue.
+pub(super) struct QueueWorker {
+    queue: Queue,
+    engine: Box<dyn Engine>,
+    shared: Arc<Shared>,
+    features: u64,
+    slots: Vec<Slot>,
+    free: Vec<u16>,
+    /// The request popped last, if it waits for the rate limit.
+    waiting: Option<u16>,
+    /// Used entries the driver cannot see yet.
+    staged: u16,
+}
+
+impl QueueWorker {
+    pub(super) fn new(
+        queue: Queue,
+        engine: Box<dyn Engine>,
+        shared: Arc<Shared>,
+        features: u64,
+    ) -> Self {
+        let slot = |_| Slot { chain: queue.chain(), request: Request::Flush, started: 0 };
+        let slots = (0..queue.size()).map(slot).collect();
+        let free = (0..queue.size()).rev().collect();
+        Self { queue, engine, shared, features, slots, free, waiting: None, staged: 0 }
+    }
+
+    pub(super) fn into_queue(self) -> Queue {
+        self.queue
+    }
+
+    fn in_flight(&self) -> usize {
+        self.slots.len() - self.free.len() - usize::from(self.waiting.is_some())
+    }
+
+    /// Takes what is available, up to a queue full, so that `stop` is looked at now and then.
+    fn take(&mut self) -> Result<Popped, Broken> {
+        for _ in 0..self.slots.len() {
+            match self.take_one()? {
+                Popped::Served => {}
+                other => return Ok(other),
+            }
+        }
+        Ok(Popped::Served)
+    }
+
+    fn take_one(&mut self) -> Result<Popped, Broken> {
+        let (slot, request) = match self.waiting {
+            Some(slot) => (slot, self.slots[usize::from(slot)].request),
+            None => {
+                let Some(slot) = self.pop()? else { return Ok(Popped::Nothing) };
+                match self.parse(slot) {
+                    Ok(request) => (slot, request),
+                    Err(status) => {
+                        self.answer(slot, status);
+                        return Ok(Popped::Served);
+                    }
+                }
+            }
+        };
+        let limiter = &self.shared.limiter;
+        if let Err(wait) = limiter_take(limiter, self.queue.index(), request.bytes()) {
+            self.slots[usize::from(slot)].request = request;
+            self.waiting = Some(slot);
+            return Ok(Popped::Waits(wait));
+        }
+        self.waiting = None;
+        self.slots[usize::from(slot)].request = request;
+        self.slots[usize::from(slot)].started = 0;
+        self.go_on(slot);
+        Ok(Popped::Served)
+    }
+
+    fn pop(&mut self) -> Result<Option<u16>, Broken> {
+        let Some(&slot) = self.free.last() else { return Ok(None) };
+        let chain = &mut self.slots[usize::from(slot)].chain;
+        if !self.queue.pop(chain)? {
+            return Ok(None);
+        }
+        // Without a place for the status there is no way to answer.
+        if chain.writable_len() == 0 {
+            return Err(Broken::Request);
+        }
+        self.free.pop();
+        Ok(Some(slot))
+    }
+
+    fn parse(&self, slot: u16) -> Result<Request, Status> {
+        let bounds = Bounds {
+            capacity: self.shared.capacity.load(Ordering::Acquire),
+            read_only: self.shared.read_only,
+            features: self.features,
+        };
+        bounds.parse(&self.slots[usize::from(slot)].chain)
+    }
+
+    /// Whether what changes the disk must be durable when it is answered (5.2.5.2). Whoever switches to
+    /// this has everything made durable with the next write.
+    fn writes_through(&self) -> bool {
+        self.features & feature::FLUSH == 0
+            || self.features & feature::CONFIG_WCE != 0
+                && !self.shared.writeback.load(Ordering::Relaxed)
+    }
+
+    /// Starts operations of a request until one is in flight, or it is over and answered.
+    fn go_on(&mut self, slot: u16) {
+        loop {
+            let write_through = self.writes_through();
+            let Slot { chain, request, started } = &mut self.slots[usize::from(slot)];
+            let Some(operation) = operation(chain, request, *started, write_through) else {
+                return self.complete(slot);
+            };
+            *started += 1;
+            match self.engine.start(slot, operation) {
+                None => return,
+                Some(Ok(())) => {}
+                Some(Err(error)) => return self.fail(slot, &error),
+            }
+        }
+    }
+
+    /// Answers a request all of whose operations succeeded.
+    fn complete(&mut self, slot: u16) {
+        let current = &self.slots[usize::from(slot)];
+        if current.request == Request::GetId {
+            // There is room: it was checked.
+            let _ = current.chain.write(0, &self.shared.serial);
+        }
+        self.answer(slot, Status::Ok);
+    }
+
+    fn fail(&mut self, slot: u16, error: &io::Error) {
+        let request = &self.slots[usize::from(slot)].request;
+        if let Some(suppressed) = self.shared.log.admit() {
+            tracing::warn!(suppressed, ?request, "a disk operation failed: {error}");
+        }
+        self.answer(slot, Status::IoErr);
+    }
+
+    /// Stages the answer to a request and frees its slot.
+    fn answer(&mut self, slot: u16, status: Status) {
+        let chain = &self.slots[usize::from(slot)].chain;
+        let data = chain.writable_len().saturating_sub(1);
+        let _ = chain.write(data, &[status as u8]);
+        // Bytes written from the beginning on without a gap (2.7.8.2).
+        let written = if data == 0 || status == Status::Ok { data + 1 } else { 0 };
+        let head = chain.head();
+        self.queue.stage(self.staged, head, u32::try_from(written).unwrap_or(0));
+        self.staged += 1;
+        self.free.push(slot);
+        if self.engine.completions().is_none() || self.staged == self.queue.size() {
+            // Where each operation takes its time right here, the driver is not kept waiting for the rest.
+            self.publish();
+        }
+    }
+
+    fn publish(&mut self) {
+        if self.staged > 0 {
+            self.queue.publish(std::mem::take(&mut self.staged));
+            self.queue.signal();
+        }
+    }
+
+    /// Deals with operations that are over.
+    fn reap(&mut self) {
+        while let Some((slot, result)) = self.engine.reap() {
+            match result {
+                Ok(()) => self.go_on(slot),
+                Err(error) => self.fail(slot, &error),
+            }
+        }
+        self.engine.submit();
+    }
+
+    /// Serves what there is; how long to wait for the next event (`None`: until there is one).
+    fn serve(&mut self) -> Result<Option<Duration>, Broken> {
+        self.queue.disable_doorbell();
+        self.reap();
+        let popped = self.take();
+        self.engine.submit();
+        self.reap();
+        self.publish();
+        let recheck = (self.in_flight() > 0).then_some(RECHECK);
+        match popped? {
+            Popped::Served => Ok(Some(Duration::ZERO)),
+            Popped::Waits(wait) => Ok(Some(wait.min(RECHECK))),
+            // The end of an operation makes room.
+            Popped::Nothing if self.free.is_empty() => Ok(recheck),
+            Popped::Nothing if self.queue.enable_doorbell()? => Ok(Some(Duration::ZERO)),
+            Popped::Nothing => Ok(recheck),
+        }
+    }
+
+    /// Waits for the doorbell, completions, `stop` or the end of `timeout`; whether it is `stop`.
+    fn wait(&self, stop: &EventFd, timeout: Option<Duration>) -> bool {
+        let doorbell = self.queue.doorbell();
+        // SAFETY: open as long as `stop` is borrowed.
+        let stop = unsafe { BorrowedFd::borrow_raw(stop.as_raw_fd()) };
+        // SAFETY: open as long as the queue.
+        let rung = unsafe { BorrowedFd::borrow_raw(doorbell.as_raw_fd()) };
+        let ring = self.engine.completions().unwrap_or(rung);
+        let mut fds = [stop, rung, ring].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let timeout = timeout.map(|time| Timespec::try_from(time).unwrap_or_default());
+        // Interrupted by a signal, or out of kernel memory: looked at again by the caller's loop.
+        let _ = poll(&mut fds, timeout.as_ref());
+        let [stopped, rung, _] = fds.map(|fd| !fd.revents().is_empty());
+        if rung {
+            let _ = doorbell.read();
+        }
+        stopped
+    }
+
+    /// Brings what is in flight to its end, in bounded time.
+    fn finish(&mut self) {
+        self.shared.limiter.leave(self.queue.index());
+        if let Some(slot) = self.waiting.take() {
+            // Nothing was done about it: it is the first one to be popped again.
+            self.queue.undo_pop();
+            self.free.push(slot);
+        }
+        let deadline = super::lock(&self.shared.deadline).unwrap_or_else(Instant::now);
+        self.drain(deadline);
+        if self.in_flight() > 0 {
+            tracing::warn!("the host does not end {} disk operations", self.in_flight());
+            self.engine.cancel();
+            self.drain(deadline.max(Instant::now()) + CANCELLING);
+        }
+        if self.in_flight() > 0 {
+            // Their buffers may be written to at any time: the driver must not go on using them.
+            self.queue.fail(Broken::Request);
+        }
+    }
+
+    fn drain(&mut self, deadline: Instant) {
+        loop {
+            self.reap();
+            self.publish();
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Some(ring) = self.engine.completions() else { return };
+            if self.in_flight() == 0 || left.is_zero() {
+                return;
+            }
+            let timeout = Timespec::try_from(left.min(RECHECK)).unwrap_or_default();
+            let _ = poll(&mut [PollFd::from_borrowed_fd(ring, PollFlags::IN)], Some(&timeout));
+        }
+    }
+}
+
+/// Takes what a request needs from the limiter; no clock is read where nothing is limited.
+fn limiter_take(
+    limiter: &crate::token_bucket::SharedLimiter,
+    queue: u16,
+    bytes: u64,
+) -> Result<(), Duration> {
+    if limiter.handle().is_unlimited() {
+        return Ok(());
+    }
+    limiter.take(queue, Instant::now(), bytes)
+}
+
+/// The operation of a request that comes after the first `started`, if there is one.
+fn operation<'a>(
+    chain: &'a Chain,
+    request: &Request,
+    started: usize,
+    write_through: bool,
+) -> Option<Operation<'a>> {
+    let (next, count) = match request {
+        Request::Read { offset, len } => {
+            (Some(Operation::Read(*offset, Data::to_fill(chain, *len))), 1)
+        }
+        Request::Write { offset, len } => {
+            (Some(Operation::Write(*offset, Data::to_write(chain, HEADER, *len))), 1)
+        }
+        Request::Flush => (Some(Operation::Flush), 1),
+        Request::Discard(segments) => {
+            (segments.get(started).map(Operation::Discard), segments.count())
+        }
+        Request::WriteZeroes { range, unmap } => (Some(Operation::WriteZeroes(*range, *unmap)), 1),
+        Request::GetId => (None, 0),
+    };
+    if started < count {
+        return next;
+    }
+    (started == count && write_through && request.modifies()).then_some(Operation::Flush)
+}
+
+impl Handler for QueueWorker {
+    fn run(&mut self, stop: &EventFd) {
+        let mut broken = false;
+        loop {
+            let timeout = if broken {
+                self.reap();
+                self.publish();
+                (self.in_flight() > 0).then_some(RECHECK)
+            } else {
+                self.serve().unwrap_or_else(|why| {
+                    self.queue.fail(why);
+                    broken = true;
+                    Some(Duration::ZERO)
+                })
+            };
+            if self.wait(stop, timeout) {
+                return self.finish();
+            }
+        }
+    }
+}
