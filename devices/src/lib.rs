@@ -17,4 +17,5 @@ pub mod ioapic;
 pub mod legacy;
 pub mod memory;
 pub mod rate_limit;
+pub mod token_bucket;
 pub mod virtio;
