@@ -8,6 +8,7 @@
 pub mod chain;
 pub mod device;
 pub mod interrupt;
+pub mod net;
 pub mod queue;
 pub mod rng;
 pub mod transport;
