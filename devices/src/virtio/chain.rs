@@ -120,7 +120,7 @@ impl Chain {
 }
 
 /// The pieces of `buffers` that hold `len` bytes from `offset` on, or as many as there are.
-fn slices(
+pub(super) fn slices(
     buffers: &[libc::iovec],
     mut offset: usize,
     mut len: usize,

@@ -9,6 +9,7 @@ pub mod block;
 pub mod chain;
 pub mod device;
 pub mod interrupt;
+pub mod net;
 pub mod queue;
 pub mod rng;
 pub mod transport;

@@ -17,12 +17,16 @@
 //!
 //! Everything in this module is pure: no file is opened here.
 
+mod bandwidth;
 mod byte_rate;
 mod disk;
 mod file;
+mod forward;
 mod keys;
+mod mac;
 mod memory;
 mod name;
+mod net;
 mod options;
 mod problem;
 mod spec;
@@ -30,12 +34,19 @@ mod topology;
 mod vm;
 mod words;
 
+pub use bandwidth::{Bandwidth, ParseBandwidthError};
 pub use byte_rate::{ByteRate, ParseByteRateError};
 pub use disk::{Disk, DiskFormat, InvalidDisk, Overlay, ParseDiskError};
 pub use file::File;
+pub use forward::{Forward, ParseForwardError, Protocol};
 pub use keys::{KEYS, Key, key};
+pub use mac::{InvalidMacAddress, MacAddress};
 pub use memory::{Backing, HugePageSize, Memory, MemorySpec, NotAHugePageSize};
 pub use name::{InvalidName, Name};
+pub use net::{
+    Connection, LinkState, MAX_QUEUES, Net, NetConflict, NetLimits, NetRule, NetSpec,
+    ParseNetError, resolve_nets,
+};
 pub use options::{Boot, BootProtocol, BootSpec, Devices, DevicesSpec, OnReboot, Transport};
 pub use problem::{Error, Location, Problem};
 pub use spec::VmSpec;

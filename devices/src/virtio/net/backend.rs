@@ -1,0 +1,70 @@
+//! What a network device needs of the host: one end of a cable for each pair of queues.
+
+use std::fmt::Debug;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use super::buffers::Room;
+use crate::virtio::chain::Chain;
+
+/// The host's side of a network device. It outlives the device: a machine that is reset gets a new
+/// device on the same back end.
+pub trait Backend: Debug + Send + Sync {
+    /// How many pairs of queues it serves, from 1.
+    fn pairs(&self) -> u16;
+
+    /// Whether frames carry a virtio-net header, and with it checksums and segmentation left to others.
+    fn has_offloads(&self) -> bool;
+
+    /// The end of the cable for pair `pair`, below [`pairs`](Self::pairs).
+    ///
+    /// # Errors
+    ///
+    /// The host lacks what it takes.
+    fn port(&self, pair: u16) -> io::Result<Box<dyn Port>>;
+
+    /// Sets what received frames may leave undone: bits of
+    /// [`GUEST_OFFLOADS`](super::features::GUEST_OFFLOADS).
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused; what held before holds on.
+    fn set_offloads(&self, offloads: u64) -> io::Result<()>;
+
+    /// Spreads received frames over the first `count` pairs only.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    fn use_pairs(&self, count: u16) -> io::Result<()>;
+}
+
+/// One end of a cable, owned by the worker of a pair of queues. Nothing here blocks.
+pub trait Port: Send {
+    /// Readable when a frame may have come, writable when one may go.
+    fn fd(&self) -> BorrowedFd<'_>;
+
+    /// Receives the next frame, header first, into `room`, which holds at least the header; what does
+    /// not fit goes to `spill`. Returns the length of both together.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` without a frame. All others but `Interrupted` mean that none will come any more.
+    fn receive(&mut self, room: &mut Room, spill: &mut [u8]) -> io::Result<usize>;
+
+    /// Sends the readable part of `frame`: a header and at least an Ethernet header.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when it cannot go yet, and was not sent. Otherwise it never will.
+    fn send(&mut self, frame: &Chain) -> io::Result<()>;
+
+    /// Goes on with a frame that was sent in part; whether nothing is left.
+    ///
+    /// # Errors
+    ///
+    /// The other side is gone.
+    fn flush(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
+}
