@@ -5,7 +5,9 @@
 //! activation and [quiesce](VirtioDevice::quiesce) a device's queues belong to its
 //! [workers](worker), which lock nothing that vCPUs share.
 
+pub mod balloon;
 pub mod chain;
+pub mod console;
 pub mod device;
 pub mod interrupt;
 pub mod queue;
