@@ -144,11 +144,6 @@ impl HostSide {
         self.connected && self.input.as_ref().is_some_and(Stream::is_ready)
     }
 
-    /// Whether output would be taken, or dropped, now.
-    pub(super) fn takes_output(&self) -> bool {
-        !self.connected || self.output.as_ref().is_none_or(|out| out.is_ready() || out.has_ended())
-    }
-
     /// Something happened: looks who is there. `guest_reads`: the guest still takes what the peer
     /// sent before it left.
     pub(super) fn look(&mut self, guest_reads: bool) {
@@ -234,6 +229,10 @@ impl HostSide {
         let Some(output) = self.output.as_mut().filter(|_| self.connected) else {
             return Moved::End;
         };
+        if self.kind == Kind::Pty && output.is_hung_up() {
+            // The kernel would keep it for the next to open the terminal.
+            return Moved::End;
+        }
         let moved = output.write(buffers, skip, scratch);
         if moved == Moved::End {
             self.ended();
