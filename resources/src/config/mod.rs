@@ -17,6 +17,8 @@
 //!
 //! Everything in this module is pure: no file is opened here.
 
+mod balloon;
+mod console;
 mod file;
 mod keys;
 mod memory;
@@ -28,6 +30,11 @@ mod topology;
 mod vm;
 mod words;
 
+pub use balloon::{Balloon, BalloonConflict, BalloonSpec, ParseBalloonError};
+pub use console::{
+    ConsoleConflict, ConsoleKind, ConsolePort, ConsoleTarget, InvalidPortName, MAX_CONSOLE_PORTS,
+    ParseConsoleError, PortName, console_conflicts,
+};
 pub use file::File;
 pub use keys::{KEYS, Key, key};
 pub use memory::{Backing, HugePageSize, Memory, MemorySpec, NotAHugePageSize};
