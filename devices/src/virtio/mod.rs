@@ -6,7 +6,9 @@
 //! [workers](worker), which lock nothing that vCPUs share.
 
 pub mod block;
+pub mod balloon;
 pub mod chain;
+pub mod console;
 pub mod device;
 pub mod interrupt;
 pub mod net;

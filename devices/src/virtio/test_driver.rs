@@ -430,8 +430,13 @@ impl<D: VirtioDevice> Driver<D> {
     /// Activates `device` with all its queues and those of its features that are in `features`
     /// (`u64::MAX`: all of them).
     pub fn new(device: D, features: u64) -> Self {
-        let features = (device.features() | feature::ALWAYS) & (features | feature::VERSION_1);
         let memory = Arc::new(memory::anonymous(&[(0, MEMORY)]));
+        Self::with_memory(device, features, memory)
+    }
+
+    /// The same in a RAM of the test's own, of [`MEMORY`] bytes from address 0 at least.
+    pub fn with_memory(device: D, features: u64, memory: Arc<GuestMemory>) -> Self {
+        let features = (device.features() | feature::ALWAYS) & (features | feature::VERSION_1);
         let event_idx = features & feature::EVENT_IDX != 0;
         let sizes = device.queue_sizes().to_vec();
         let queues = (0..)
@@ -456,6 +461,11 @@ impl<D: VirtioDevice> Driver<D> {
             features: self.features,
         };
         self.device.activate(activation).unwrap();
+    }
+
+    /// Starts the device again with what its `quiesce` gave back.
+    pub fn restart(&mut self, queues: Vec<Queue>) {
+        self.activate(queues);
     }
 
     /// Stops the device and starts it again, as pause and resume do.

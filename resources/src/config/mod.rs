@@ -20,6 +20,8 @@
 mod bandwidth;
 mod byte_rate;
 mod disk;
+mod balloon;
+mod console;
 mod file;
 mod forward;
 mod keys;
@@ -37,6 +39,11 @@ mod words;
 pub use bandwidth::{Bandwidth, ParseBandwidthError};
 pub use byte_rate::{ByteRate, ParseByteRateError};
 pub use disk::{Disk, DiskFormat, InvalidDisk, Overlay, ParseDiskError};
+pub use balloon::{Balloon, BalloonConflict, BalloonSpec, ParseBalloonError};
+pub use console::{
+    ConsoleConflict, ConsoleKind, ConsolePort, ConsoleTarget, InvalidPortName, MAX_CONSOLE_PORTS,
+    ParseConsoleError, PortName, console_conflicts,
+};
 pub use file::File;
 pub use forward::{Forward, ParseForwardError, Protocol};
 pub use keys::{KEYS, Key, key};

@@ -1,0 +1,130 @@
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use devices::virtio::VirtioDevice;
+use devices::virtio::console::feature;
+use rustix::fs::fcntl_getfl;
+use tempfile::tempdir;
+
+use super::*;
+
+fn open_ports(texts: &[&str]) -> Result<ConsoleBackEnds, Error> {
+    let ports: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
+    ConsoleBackEnds::open(&ports)
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn devices_are_made_after_every_reset() {
+    let folder = tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let texts = [format!("socket={},name=agent", at("s")), format!("file={}", at("f"))];
+    let back_ends = open_ports(&[&texts[0], &texts[1], "pty,name=screen", "off"]).unwrap();
+    for _ in 0..3 {
+        let device = back_ends.device().unwrap();
+        assert_eq!(device.features() & feature::MULTIPORT, feature::MULTIPORT);
+        assert_eq!(device.queue_sizes().len(), 2 * 4 + 2);
+    }
+    let names: Vec<_> = back_ends.ports.iter().map(|(name, _)| name.as_deref()).collect();
+    assert_eq!(names, [None, None, Some("agent"), Some("screen")]);
+    let terminals: Vec<_> = back_ends.terminals().map(|(name, _)| name).collect();
+    assert_eq!(terminals, [Some("screen")]);
+}
+
+#[test]
+fn files_are_appended_to_and_private() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("log");
+    for _ in 0..2 {
+        let back_ends = open_ports(&[&format!("file={}", path.display())]).unwrap();
+        let Opened::Files { output: Some(output), .. } = &back_ends.ports[0].1 else { panic!() };
+        File::from(output.try_clone().unwrap()).write_all(b"line\n").unwrap();
+    }
+    assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"line\nline\n".to_vec(), 0o600));
+    let error = open_ports(&["file=/nonexistent/x"]).unwrap_err().to_string();
+    assert!(error.contains("/nonexistent/x") && error.contains("check the path"), "{error}");
+}
+
+#[test]
+fn a_pseudo_terminal_is_raw_and_its_path_is_told() {
+    let back_ends = open_ports(&["pty"]).unwrap();
+    let (name, path) = back_ends.terminals().next().unwrap();
+    assert_eq!(name, None);
+    let Opened::Pty { master, .. } = &back_ends.ports[0].1 else { panic!() };
+    let mut slave =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open(path).unwrap();
+    let mut master = File::from(master.try_clone().unwrap());
+    master.write_all(b"a\x03\n").unwrap();
+    let mut bytes = [0; 3];
+    slave.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"a\x03\n");
+    slave.write_all(b"b\n").unwrap();
+    let mut bytes = [0; 2];
+    master.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"b\n");
+}
+
+#[test]
+fn sockets_are_private_and_go_with_their_machine() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let text = format!("socket={}", path.display());
+    let back_ends = open_ports(&[&text]).unwrap();
+    assert_eq!(mode(&path), 0o600);
+    UnixStream::connect(&path).unwrap();
+    let error = open_ports(&[&text]).unwrap_err().to_string();
+    assert!(error.contains("another process listens"), "{error}");
+    drop(back_ends);
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_socket_left_behind_is_replaced_and_nothing_else_is() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("socket");
+    drop(UnixListener::bind(&path).unwrap());
+    let text = format!("socket={}", path.display());
+    let back_ends = open_ports(&[&text]).unwrap();
+    // Another's file in its place stays.
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "precious").unwrap();
+    drop(back_ends);
+    let error = open_ports(&[&text]).unwrap_err().to_string();
+    assert!(error.contains("is not a socket"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), b"precious");
+}
+
+#[test]
+fn socket_paths_have_a_limit() {
+    let folder = tempdir().unwrap();
+    let room = MAX_SOCKET_PATH - folder.path().as_os_str().len() - 1;
+    let text = |len| format!("socket={}/{}", folder.path().display(), "x".repeat(len));
+    open_ports(&[&text(room)]).unwrap();
+    let error = open_ports(&[&text(room + 1)]).unwrap_err().to_string();
+    assert!(error.contains("has 108 bytes") && error.contains("at most 107"), "{error}");
+    let error = open_ports(&["socket=/nonexistent/x"]).unwrap_err().to_string();
+    assert!(error.contains("cannot listen on the socket /nonexistent/x"), "{error}");
+}
+
+#[test]
+fn shared_pipes_and_terminals_keep_their_flags() {
+    let (reader, writer) = io::pipe().unwrap();
+    let own = own_description(writer.as_fd(), OFlags::WRONLY).unwrap();
+    assert!(fcntl_getfl(&own).unwrap().contains(OFlags::NONBLOCK));
+    assert!(!fcntl_getfl(&writer).unwrap().contains(OFlags::NONBLOCK));
+    File::from(own).write_all(b"x").unwrap();
+    let own = own_description(reader.as_fd(), OFlags::RDONLY).unwrap();
+    let mut byte = [0];
+    File::from(own).read_exact(&mut byte).unwrap();
+    assert_eq!(&byte, b"x");
+    // A file keeps its position, which a second opening would not.
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"head ").unwrap();
+    let own = own_description(file.as_fd(), OFlags::WRONLY).unwrap();
+    File::from(own).write_all(b"tail").unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 9);
+}
