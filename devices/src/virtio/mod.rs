@@ -11,6 +11,7 @@ pub mod interrupt;
 pub mod queue;
 pub mod rng;
 pub mod transport;
+pub mod vsock;
 pub mod worker;
 
 #[cfg(any(test, feature = "test-utils"))]
