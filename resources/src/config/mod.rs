@@ -26,6 +26,7 @@ mod problem;
 mod spec;
 mod topology;
 mod vm;
+mod vsock;
 mod words;
 
 pub use file::File;
@@ -37,4 +38,5 @@ pub use problem::{Error, Location, Problem};
 pub use spec::VmSpec;
 pub use topology::{ParseTopologyError, Topology};
 pub use vm::{Conflict, MAX_VCPUS, MIN_MEMORY, VmConfig, load};
+pub use vsock::{InvalidVsock, Vsock};
 pub use words::UnknownWord;

@@ -7,6 +7,7 @@
 pub mod memory;
 pub mod sources;
 pub mod topology;
+pub mod vsocks;
 mod wiring;
 
 use std::io;

@@ -109,6 +109,11 @@ impl Header {
         }
     }
 
+    /// Bytes of the packet, its payload included, which is less than 4 GiB by far in what we send.
+    pub(super) fn total(&self) -> u32 {
+        self.len.saturating_add(44)
+    }
+
     /// The stream that this packet of the guest's belongs to.
     pub(super) fn ports(&self) -> Ports {
         Ports { host: self.dst_port, guest: self.src_port }

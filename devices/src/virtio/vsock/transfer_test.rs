@@ -14,7 +14,7 @@ use crate::virtio::test_driver::wait;
 /// Bytes `at..at + len` of a stream that repeats itself after a prime number of bytes.
 fn pattern(at: usize, len: usize) -> Vec<u8> {
     const PERIOD: usize = 8191;
-    let period: Vec<u8> = (0..PERIOD).map(|i| (i * 31 % 251) as u8).collect();
+    let period: Vec<u8> = (0..PERIOD).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect();
     period.iter().copied().cycle().skip(at % PERIOD).take(len).collect()
 }
 

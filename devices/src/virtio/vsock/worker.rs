@@ -144,8 +144,7 @@ impl Exchange {
                 continue;
             };
             chain.write(0, &header.encode()).map_err(|_| Broken::Request)?;
-            // Far below 4 GiB: a packet is smaller than the room it is in.
-            queue.push(chain.head(), header.len + packet::LEN as u32);
+            queue.push(chain.head(), header.total());
         }
         queue.signal();
         Ok(self.streams.has_packet())
