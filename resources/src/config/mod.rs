@@ -34,6 +34,7 @@ mod problem;
 mod spec;
 mod topology;
 mod vm;
+mod vsock;
 mod words;
 
 pub use bandwidth::{Bandwidth, ParseBandwidthError};
@@ -59,4 +60,5 @@ pub use problem::{Error, Location, Problem};
 pub use spec::VmSpec;
 pub use topology::{ParseTopologyError, Topology};
 pub use vm::{Conflict, MAX_VCPUS, MIN_MEMORY, VmConfig, load};
+pub use vsock::{InvalidVsock, Vsock};
 pub use words::UnknownWord;

@@ -9,6 +9,7 @@ pub mod memory;
 pub mod sources;
 pub mod topology;
 pub mod virtio;
+pub mod vsocks;
 mod wiring;
 
 use std::io;

@@ -1,0 +1,207 @@
+//! The thread of a socket device: carries packets between its queues and its streams, and sleeps
+//! in between.
+#![allow(unsafe_code)] // Borrows descriptors of a library's type.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, Event};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::packet::{self, Header};
+use super::streams::{self, Streams, Wake};
+use crate::virtio::chain::Chain;
+use crate::virtio::queue::{Broken, Queue};
+use crate::virtio::worker::{self, Handler};
+
+/// Packets carried in one direction before the other one, and sockets, are looked at.
+const PACKETS_PER_TURN: usize = 256;
+/// Happenings taken notice of at once.
+const EVENTS: usize = 128;
+/// The event that all connections are gone (5.10.6.7).
+const TRANSPORT_RESET: u32 = 0;
+
+/// A queue and its chain in use.
+#[derive(Debug)]
+struct Lane {
+    queue: Queue,
+    chain: Chain,
+}
+
+/// The handler of all three queues, of which a driver may have enabled any.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    streams: Streams,
+    rx: Option<Lane>,
+    tx: Option<Lane>,
+    event: Option<Lane>,
+    /// The driver has yet to be told that all connections are gone.
+    transport_reset: bool,
+}
+
+impl Exchange {
+    pub(super) fn new(
+        streams: Streams,
+        queues: [Option<Queue>; 3],
+        transport_reset: bool,
+    ) -> io::Result<Self> {
+        let [rx, tx, event] = queues.map(|queue| {
+            queue.map(|queue| {
+                let chain = queue.chain();
+                Lane { queue, chain }
+            })
+        });
+        let exchange = Self { streams, rx, tx, event, transport_reset };
+        for lane in exchange.lanes() {
+            exchange.streams.watch(borrow(lane.queue.doorbell()), streams::DOORBELL)?;
+        }
+        Ok(exchange)
+    }
+
+    /// Its queues, its streams, and whether the driver has yet to be told of a transport reset.
+    pub(super) fn into_parts(self) -> (Vec<Queue>, Streams, bool) {
+        for lane in self.lanes() {
+            self.streams.unwatch(borrow(lane.queue.doorbell()));
+        }
+        let queues = [self.rx, self.tx, self.event].into_iter().flatten().map(|lane| lane.queue);
+        (queues.collect(), self.streams, self.transport_reset)
+    }
+
+    fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        [&self.rx, &self.tx, &self.event].into_iter().flatten()
+    }
+
+    /// Does what there is to do, up to a bound; whether there is more.
+    fn turn(&mut self) -> Result<bool, Broken> {
+        self.announce()?;
+        self.streams.accept();
+        let clogged = self.streams.is_clogged();
+        let more = self.take()? | self.give()?;
+        Ok(more || clogged && !self.streams.is_clogged())
+    }
+
+    /// Tells the driver that its connections are gone.
+    fn announce(&mut self) -> Result<(), Broken> {
+        let Some(Lane { queue, chain }) = &mut self.event else { return Ok(()) };
+        while self.transport_reset {
+            if queue.pop(chain)? {
+                let event = TRANSPORT_RESET.to_le_bytes();
+                chain.write(0, &event).map_err(|_| Broken::Request)?;
+                queue.push(chain.head(), 4);
+                queue.signal();
+                self.transport_reset = false;
+            } else if !queue.enable_doorbell()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes packets from the guest; whether there are more to take now.
+    fn take(&mut self) -> Result<bool, Broken> {
+        let Some(Lane { queue, chain }) = &mut self.tx else { return Ok(false) };
+        queue.disable_doorbell();
+        for _ in 0..PACKETS_PER_TURN {
+            if self.streams.is_clogged() {
+                queue.signal();
+                return Ok(false);
+            }
+            if !queue.pop(chain)? {
+                queue.signal();
+                return queue.enable_doorbell();
+            }
+            let mut bytes = [0; packet::LEN];
+            chain.read(0, &mut bytes).map_err(|_| Broken::Request)?;
+            self.streams.deliver(&Header::decode(&bytes), chain);
+            queue.push(chain.head(), 0);
+        }
+        queue.signal();
+        Ok(true)
+    }
+
+    /// Gives packets to the guest, and reads no socket unless it has room; whether there are more
+    /// to give now.
+    fn give(&mut self) -> Result<bool, Broken> {
+        let Some(Lane { queue, chain }) = &mut self.rx else { return Ok(false) };
+        queue.disable_doorbell();
+        for _ in 0..PACKETS_PER_TURN {
+            if !self.streams.has_packet() {
+                queue.signal();
+                return Ok(false);
+            }
+            if !queue.pop(chain)? {
+                queue.signal();
+                return queue.enable_doorbell();
+            }
+            if chain.writable_len() <= packet::LEN {
+                return Err(Broken::Request);
+            }
+            let Some(header) = self.streams.next_packet(chain) else {
+                queue.undo_pop();
+                continue;
+            };
+            chain.write(0, &header.encode()).map_err(|_| Broken::Request)?;
+            queue.push(chain.head(), header.total());
+        }
+        queue.signal();
+        Ok(self.streams.has_packet())
+    }
+
+    fn serve(&mut self, stop: &EventFd) {
+        let mut events = [MaybeUninit::<Event>::uninit(); EVENTS];
+        loop {
+            self.streams.tick();
+            let patience = match self.turn() {
+                Ok(true) => Some(Duration::ZERO),
+                Ok(false) => self.streams.patience(),
+                Err(why) => {
+                    if let Some(lane) = self.lanes().next() {
+                        lane.queue.fail(why);
+                    }
+                    return wait(stop);
+                }
+            };
+            let timeout = patience.and_then(|patience| Timespec::try_from(patience).ok());
+            // Interrupted by a signal: looked at again.
+            let happened = epoll::wait(self.streams.epoll(), &mut events, timeout.as_ref());
+            let mut stopped = false;
+            // All of them, also when stopped: a socket says only once what happened to it.
+            for event in happened.map(|(happened, _)| &*happened).unwrap_or_default() {
+                match Wake::of(event.data.u64()) {
+                    Wake::Stop => stopped = true,
+                    Wake::Doorbell => {}
+                    Wake::Listener => self.streams.on_caller(),
+                    Wake::Connection(token) => self.streams.on_event(token, event.flags),
+                }
+            }
+            if stopped {
+                return;
+            }
+        }
+    }
+}
+
+impl Handler for Exchange {
+    fn run(&mut self, stop: &EventFd) {
+        if let Err(error) = self.streams.watch(borrow(stop), streams::STOP) {
+            tracing::error!("the socket device stands still: {error}");
+            return wait(stop);
+        }
+        self.streams.resume();
+        self.serve(stop);
+        self.streams.pause();
+        self.streams.unwatch(borrow(stop));
+    }
+}
+
+fn wait(stop: &EventFd) {
+    while !worker::wait_readable([stop])[0] {}
+}
+
+fn borrow(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as `event` is borrowed.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
+}
