@@ -5,8 +5,8 @@
 //! activation and [quiesce](VirtioDevice::quiesce) a device's queues belong to its
 //! [workers](worker), which lock nothing that vCPUs share.
 
-pub mod block;
 pub mod balloon;
+pub mod block;
 pub mod chain;
 pub mod console;
 pub mod device;

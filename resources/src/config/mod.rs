@@ -17,11 +17,11 @@
 //!
 //! Everything in this module is pure: no file is opened here.
 
+mod balloon;
 mod bandwidth;
 mod byte_rate;
-mod disk;
-mod balloon;
 mod console;
+mod disk;
 mod file;
 mod forward;
 mod keys;
@@ -37,14 +37,14 @@ mod vm;
 mod vsock;
 mod words;
 
+pub use balloon::{Balloon, BalloonConflict, BalloonSpec, ParseBalloonError};
 pub use bandwidth::{Bandwidth, ParseBandwidthError};
 pub use byte_rate::{ByteRate, ParseByteRateError};
-pub use disk::{Disk, DiskFormat, InvalidDisk, Overlay, ParseDiskError};
-pub use balloon::{Balloon, BalloonConflict, BalloonSpec, ParseBalloonError};
 pub use console::{
     ConsoleConflict, ConsoleKind, ConsolePort, ConsoleTarget, InvalidPortName, MAX_CONSOLE_PORTS,
     ParseConsoleError, PortName, console_conflicts,
 };
+pub use disk::{Disk, DiskFormat, InvalidDisk, Overlay, ParseDiskError};
 pub use file::File;
 pub use forward::{Forward, ParseForwardError, Protocol};
 pub use keys::{KEYS, Key, key};
