@@ -12,8 +12,8 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use resources::Size;
 use resources::config::{
-    Backing, BootProtocol, BootSpec, DevicesSpec, HugePageSize, MemorySpec, Name, OnReboot,
-    Topology, Transport, VmSpec, key,
+    Backing, BalloonSpec, BootProtocol, BootSpec, ConsolePort, DevicesSpec, Disk, HugePageSize,
+    KEYS, MemorySpec, Name, NetSpec, OnReboot, Topology, Transport, VmSpec, Vsock, key, numbered,
 };
 
 use crate::exit;
@@ -129,6 +129,16 @@ pub struct VmFlags {
     no_rng: bool,
     #[arg(long, help = help("devices.transport"), value_name = "TRANSPORT", value_parser = words::<Transport>(Transport::WORDS), hide_possible_values = true)]
     transport: Option<Transport>,
+    #[arg(long, help = table_help("disk.*"), value_name = "FILE|KEY=VALUE,...")]
+    disk: Vec<Disk>,
+    #[arg(long, help = table_help("net.*"), value_name = "KEY=VALUE,...")]
+    net: Vec<NetSpec>,
+    #[arg(long, help = help("console.*"), value_name = "KIND[=PATH][,name=NAME]")]
+    console: Vec<ConsolePort>,
+    #[arg(long, help = help("vsock"), value_name = "cid=NUMBER,socket=PATH")]
+    vsock: Option<Vsock>,
+    #[arg(long, help = table_help("balloon"), value_name = "KEY=VALUE,...", num_args = 0..=1, default_missing_value = "reporting=true")]
+    balloon: Option<BalloonSpec>,
 }
 
 impl VmFlags {
@@ -159,6 +169,11 @@ impl VmFlags {
                 rng: flags.no_rng.then_some(false),
                 transport: flags.transport,
             },
+            disk: numbered("disk", flags.disk),
+            net: numbered("net", flags.net),
+            console: numbered("console", flags.console),
+            vsock: flags.vsock,
+            balloon: flags.balloon,
         }
     }
 }
@@ -210,6 +225,14 @@ fn help(path: &str) -> String {
         default => format!(" [default: {default}]"),
     };
     format!("{}{takes}{default}", key.meaning)
+}
+
+/// What the table at `path` means, and which keys a flag for it takes.
+fn table_help(path: &str) -> String {
+    let table = format!("{path}.");
+    let keys: Vec<_> = KEYS.iter().filter_map(|key| key.path.strip_prefix(&table)).collect();
+    let meaning = key(path).map_or("", |key| key.meaning);
+    format!("{meaning}; keys: {}", keys.join(", "))
 }
 
 /// A parser that offers `known` words to completion and help.

@@ -7,6 +7,9 @@
 /// resets the machine at once so that it is seen by the VMM instead of hanging.
 pub const DEFAULTS: &str = "console=ttyS0 panic=-1";
 
+/// [`DEFAULTS`] where the console is not the serial port.
+const VIRTIO_CONSOLE_DEFAULTS: &str = "console=hvc0 panic=-1";
+
 /// Longest command line, without its NUL, of an x86 Linux kernel whose own limit is not known
 /// (`COMMAND_LINE_SIZE - 1`).
 pub const DEFAULT_LIMIT: u64 = 2047;
@@ -29,10 +32,19 @@ pub struct CommandLine(String);
 impl CommandLine {
     /// [`DEFAULTS`] followed by `user`. Where both set one parameter the kernel takes the later.
     pub fn new(user: &str) -> Result<Self, Error> {
+        Self::after(DEFAULTS, user)
+    }
+
+    /// The same with the console on the virtio console's first port and not on the serial port.
+    pub fn on_virtio_console(user: &str) -> Result<Self, Error> {
+        Self::after(VIRTIO_CONSOLE_DEFAULTS, user)
+    }
+
+    fn after(defaults: &str, user: &str) -> Result<Self, Error> {
         let user = user.trim_matches(' ');
         let space = if user.is_empty() { "" } else { " " };
-        Self::exactly(&format!("{DEFAULTS}{space}{user}")).map_err(|error| {
-            let before = DEFAULTS.len() + 1;
+        Self::exactly(&format!("{defaults}{space}{user}")).map_err(|error| {
+            let before = defaults.len() + 1;
             match error {
                 Error::Nul(at) => Error::Nul(at - before),
                 Error::LineBreak(at) => Error::LineBreak(at - before),

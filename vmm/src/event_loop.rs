@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::console::input::Input;
 use crate::console::output::Output;
 use crate::request::{Request, Requests};
-use crate::signals::Signals;
+use crate::signals::{self, Signals};
 
 /// The event loop of the main thread.
 pub struct EventLoop {
@@ -87,7 +87,10 @@ impl MutEventSubscriber for SignalEvents {
 
     fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
         while let Some(signal) = self.signals.take() {
-            self.requests.push(Request::Signal(signal));
+            self.requests.push(match signal {
+                signals::WINDOW => Request::WindowResized,
+                signal => Request::Signal(signal),
+            });
         }
     }
 }

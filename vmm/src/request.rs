@@ -17,6 +17,8 @@ pub enum Request {
     PowerButton,
     /// Show the user a text on the console.
     Say(&'static str),
+    /// The terminal's window may have another size.
+    WindowResized,
     /// A vCPU's loop has ended; see the machine for why.
     VcpuEnded,
     /// The console's output is written, or cannot be.

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::console::Console;
 use crate::console::input::Input;
 use crate::console::output::Output;
+use crate::console::stdio_port::{StdioPort, window_size};
 use crate::event_loop::EventLoop;
 use crate::kvm::vcpu::Ended;
 use crate::kvm::{self, System, kick};
@@ -92,14 +94,19 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
     let signals = Signals::new().map_err(host("take over signals"))?;
     kick::install_handler().map_err(host("install the vCPU signal handler"))?;
     let system = System::open(&kvm_device)?;
-    let sources = Sources::open(&config, kernel_cache.as_deref())?;
+    let stdio_port = StdioPort::wanted(&config, &console.output)
+        .map_err(host("connect the virtio console to standard input and output"))?;
+    let (port_input, stdio) = stdio_port.map(|port| (port.input, port.device)).unzip();
+    let serial_is_terminal = stdio.is_none();
+    let window = console.output.try_clone().map_err(host("duplicate standard output"))?;
+    let sources = Sources::open(&config, kernel_cache.as_deref(), stdio)?;
     timings.opened.mark();
 
     let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
     let vcpu_ended = Arc::new(event.map_err(host("create an eventfd"))?);
     let requests = Requests::default();
     let output = Output::new(console.output).map_err(host("create an eventfd"))?;
-    let input = Input::new(console.input, console.escapes, requests.clone())
+    let input = Input::new(console.input, console.escapes, port_input, requests.clone())
         .map_err(host("create an eventfd"))?;
     let events =
         EventLoop::new(signals, Rc::clone(&input), &output, Arc::clone(&vcpu_ended), requests)?;
@@ -111,7 +118,16 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         timings: &timings,
         vcpu_ended: &vcpu_ended,
     };
-    let mut run = Run { context, events, input, output, resets: Resets::default() };
+    let mut run = Run {
+        context,
+        events,
+        input,
+        output,
+        serial_is_terminal,
+        window,
+        resets: Resets::default(),
+    };
+    run.resize_consoles();
     let end = run.until_the_end()?;
     let resets = run.resets.total();
     drop(run);
@@ -125,6 +141,10 @@ struct Run<'a> {
     events: EventLoop,
     input: Rc<RefCell<Input>>,
     output: Output,
+    /// The terminal is the serial port's, not the virtio console's.
+    serial_is_terminal: bool,
+    /// The terminal, for its size.
+    window: OwnedFd,
     resets: Resets,
 }
 
@@ -143,10 +163,11 @@ impl Run<'_> {
     }
 
     fn start_machine(&mut self) -> Result<Machine, Error> {
-        let console = ConsolePorts {
-            output: Box::new(self.output.clone()),
-            on_input_drained: self.input.borrow().on_drained(),
+        let output: Box<dyn Write + Send> = match self.serial_is_terminal {
+            true => Box::new(self.output.clone()),
+            false => Box::new(io::sink()),
         };
+        let console = ConsolePorts { output, on_input_drained: self.input.borrow().on_drained() };
         let machine = Machine::start(&self.context, console)?;
         self.input.borrow_mut().attach(machine.serial());
         Ok(machine)
@@ -163,6 +184,7 @@ impl Run<'_> {
                     // A console that takes nothing any more has been reported already.
                     let _ = self.output.write_all(text.as_bytes());
                 }
+                Request::WindowResized => self.resize_consoles(),
                 Request::VcpuEnded => {
                     while let Some(end) = machine.take_end() {
                         if let Some(end) = judge(end?, machine.panicked())? {
@@ -176,6 +198,16 @@ impl Run<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Tells the virtio console the size of the terminal's window, if that is where it is.
+    fn resize_consoles(&self) {
+        if let Some(consoles) = self.context.sources.consoles()
+            && !self.serial_is_terminal
+            && let Some((columns, rows)) = window_size(&self.window)
+        {
+            consoles.handle().resize(columns, rows);
         }
     }
 

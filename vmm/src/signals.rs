@@ -1,4 +1,4 @@
-//! Signals that end a run, as a file descriptor of the event loop.
+//! Signals that end a run, and that of a resized window, as a file descriptor of the event loop.
 #![allow(unsafe_code)] // signalfd and the signal mask.
 
 use std::fs::File;
@@ -9,7 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd};
 /// Termination, Ctrl-C where the terminal is not raw, a closed terminal, Ctrl-\.
 pub const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
 
-/// While it lives, the signals in [`ENDING`] are queued here instead of ending the process. Make
+/// The terminal's window has another size; ignored by default.
+pub const WINDOW: i32 = libc::SIGWINCH;
+
+/// While it lives, the signals in [`ENDING`] are queued here instead of ending the process, and
+/// [`WINDOW`] too. Make
 /// it before any other thread, so that all inherit the mask.
 #[derive(Debug)]
 pub struct Signals {
@@ -29,7 +33,8 @@ impl Signals {
         let mut set: libc::sigset_t = unsafe { mem::zeroed() };
         // SAFETY: `set` is ours.
         unsafe { libc::sigemptyset(&raw mut set) };
-        for signal in ENDING.into_iter().filter(|&signal| !is_ignored(signal)) {
+        let ending = ENDING.into_iter().filter(|&signal| !is_ignored(signal));
+        for signal in ending.chain([WINDOW]) {
             // SAFETY: `set` is ours, the number valid.
             unsafe { libc::sigaddset(&raw mut set, signal) };
         }

@@ -72,6 +72,17 @@ pub enum BalloonConflict {
 
 const PAGE: u64 = 4096;
 
+impl BalloonConflict {
+    /// The key to show.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::TargetUnaligned { .. } | Self::TargetTooLarge { .. } => "balloon.target",
+            Self::NoInterval => "balloon.stats_interval",
+        }
+    }
+}
+
 impl BalloonSpec {
     /// These keys where given, those of `below` elsewhere.
     #[must_use]

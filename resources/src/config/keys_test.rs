@@ -16,6 +16,42 @@ topology = { sockets = 1, cores = 1, threads = 1 }
 memory = { size = "512MiB", backing = "memfd", transparent_hugepages = false, prefault = true }
 boot = { protocol = "pvh", extract = false }
 devices = { debug_exit = true, rng = false, transport = "mmio" }
+vsock = { cid = 3, socket = "s" }
+balloon = { target = "64MiB", deflate_on_oom = false, stats_interval = 1, reporting = false }
+[disk.a]
+path = "d"
+readonly = false
+format = "raw"
+queues = 2
+queue_size = 64
+overlay = "discard"
+direct = true
+serial = "s"
+block_size = 4096
+iops = 1
+iops_burst = 2
+bandwidth = "1MB/s"
+bandwidth_burst = "2MiB"
+[net.a]
+tap = "tap0"
+tap_fd = 3
+bridge = "br0"
+user = true
+forward = ["80:80"]
+mac = "02:ca:4e:12:34:56"
+mtu = 1500
+queues = 1
+queue_size = 256
+vhost = true
+rx_bandwidth = "1MB/s"
+rx_packets = 1
+tx_bandwidth = "1MB/s"
+tx_packets = 1
+link = "down"
+[console.a]
+to = "file"
+path = "p"
+name = "n"
 "#;
 
 fn leaves(table: &toml::Table, prefix: &str, paths: &mut BTreeSet<String>) {
@@ -43,6 +79,11 @@ fn every_key_of_the_schema_is_documented_and_every_documented_key_exists() {
         memory: _,
         boot: _,
         devices: _,
+        disk: _,
+        net: _,
+        console: _,
+        vsock: Some(_),
+        balloon: Some(_),
     } = &spec
     else {
         panic!("EVERYTHING misses a key: {spec:?}");

@@ -28,6 +28,7 @@ mod keys;
 mod mac;
 mod memory;
 mod name;
+mod named;
 mod net;
 mod options;
 mod problem;
@@ -51,6 +52,7 @@ pub use keys::{KEYS, Key, key};
 pub use mac::{InvalidMacAddress, MacAddress};
 pub use memory::{Backing, HugePageSize, Memory, MemorySpec, NotAHugePageSize};
 pub use name::{InvalidName, Name};
+pub use named::{Named, numbered};
 pub use net::{
     Connection, LinkState, MAX_QUEUES, Net, NetConflict, NetLimits, NetRule, NetSpec,
     ParseNetError, resolve_nets,

@@ -15,7 +15,7 @@ pub struct Name(String);
 
 /// A text that is no [`Name`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is not a name for a VM: {reason}; use 1 to 63 of a-z, 0-9 and -, such as web-1", .text.escape_debug())]
+#[error("`{}` is not a name: {reason}; use 1 to 63 of a-z, 0-9 and -, such as web-1", .text.escape_debug())]
 pub struct InvalidName {
     /// What was written.
     pub text: String,

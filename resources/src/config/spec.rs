@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{BootSpec, DevicesSpec, HugePageSize, MemorySpec, Name, OnReboot, Topology};
+use super::named::layered;
+use super::{
+    BalloonSpec, BootSpec, ConsolePort, ConsoleTarget, DevicesSpec, Disk, HugePageSize, MemorySpec,
+    Name, Named, NetSpec, OnReboot, Overlay, Topology, Vsock,
+};
 
 /// What one source says about a VM; `None` and empty tables where it says
 /// nothing. The meaning of each key is that of the field of the same name in
@@ -32,11 +36,21 @@ pub struct VmSpec {
     pub memory: MemorySpec,
     pub boot: BootSpec,
     pub devices: DevicesSpec,
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    pub disk: Named<Disk>,
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    pub net: Named<NetSpec>,
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    pub console: Named<ConsolePort>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vsock: Option<Vsock>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balloon: Option<BalloonSpec>,
 }
 
 impl VmSpec {
-    /// This spec's keys where given, those of `below` elsewhere. The topology is
-    /// replaced whole: its parts mean nothing alone.
+    /// This spec's keys where given, those of `below` elsewhere. The topology and
+    /// devices of one name are replaced whole: their parts mean nothing alone.
     #[must_use]
     pub fn over(self, below: Self) -> Self {
         Self {
@@ -51,18 +65,44 @@ impl VmSpec {
             memory: self.memory.over(below.memory),
             boot: self.boot.over(below.boot),
             devices: self.devices.over(below.devices),
+            disk: layered(self.disk, below.disk),
+            net: layered(self.net, below.net),
+            console: layered(self.console, below.console),
+            vsock: self.vsock.or(below.vsock),
+            balloon: match (self.balloon, below.balloon) {
+                (Some(above), Some(below)) => Some(above.over(below)),
+                (above, below) => above.or(below),
+            },
         }
     }
 
     /// Relative paths made to start at `directory`.
     #[must_use]
     pub fn relative_to(mut self, directory: &Path) -> Self {
-        for path in [&mut self.kernel, &mut self.initrd].into_iter().flatten() {
+        for path in self.paths() {
             // An empty path stays empty, to be refused as such later.
             if !path.as_os_str().is_empty() {
                 *path = directory.join(&*path);
             }
         }
         self
+    }
+
+    /// Every path of the host in it.
+    fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let disks = self.disk.values_mut().flat_map(|disk| {
+            let overlay = match &mut disk.overlay {
+                Overlay::Keep(path) => Some(path),
+                Overlay::None | Overlay::Discard => None,
+            };
+            [Some(&mut disk.path), overlay]
+        });
+        let consoles = self.console.values_mut().map(|console| match &mut console.target {
+            ConsoleTarget::File(path) | ConsoleTarget::Socket(path) => Some(path),
+            ConsoleTarget::Stdio | ConsoleTarget::Off | ConsoleTarget::Pty => None,
+        });
+        let vsock = self.vsock.as_mut().map(|vsock| &mut vsock.socket);
+        let boot = [self.kernel.as_mut(), self.initrd.as_mut(), vsock];
+        boot.into_iter().chain(disks).chain(consoles).flatten()
     }
 }

@@ -1,11 +1,14 @@
 //! [`VmConfig`]: a VM's configuration, complete and valid.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Boot, Devices, Error, File, HugePageSize, Memory, Name, OnReboot, Problem, Topology, VmSpec,
+    Balloon, BalloonConflict, Boot, ConsoleConflict, ConsolePort, Devices, Disk, Error, File,
+    HugePageSize, Memory, Name, Named, Net, NetConflict, OnReboot, Problem, Topology, VmSpec,
+    Vsock, console_conflicts, resolve_nets,
 };
 use crate::Size;
 
@@ -51,6 +54,21 @@ pub struct VmConfig {
     pub boot: Boot,
     /// Optional devices.
     pub devices: Devices,
+    /// Disks, the first `/dev/vda`.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    pub disk: Named<Disk>,
+    /// Network devices.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    pub net: Named<Net>,
+    /// Ports of the virtio console.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    pub console: Named<ConsolePort>,
+    /// Socket device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vsock: Option<Vsock>,
+    /// Memory balloon.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balloon: Option<Balloon>,
 }
 
 /// A rule that a spec breaks. Says value, reason and remedy.
@@ -104,13 +122,22 @@ pub enum Conflict {
         /// The nearest larger one.
         above: Size,
     },
+    /// A network device, alone or with another.
+    #[error(transparent)]
+    Net(#[from] NetConflict),
+    /// Consoles together.
+    #[error(transparent)]
+    Console(#[from] ConsoleConflict),
+    /// The balloon.
+    #[error(transparent)]
+    Balloon(#[from] BalloonConflict),
 }
 
 impl Conflict {
     /// The keys involved, the one to show first.
     #[must_use]
-    pub fn keys(&self) -> &'static [&'static str] {
-        match self {
+    pub fn keys(&self) -> Vec<Cow<'static, str>> {
+        let keys: &[&str] = match self {
             Self::KernelMissing => &["kernel"],
             Self::EmptyPath("initrd") => &["initrd"],
             Self::EmptyPath(_) => &["kernel"],
@@ -120,7 +147,11 @@ impl Conflict {
             Self::Topology { .. } => &["topology", "vcpus"],
             Self::MemoryTooSmall(_) => &["memory.size"],
             Self::PartialPage { .. } => &["memory.size", "hugepages"],
-        }
+            Self::Net(_) => &["net"],
+            Self::Console(_) => &["console"],
+            Self::Balloon(conflict) => &[conflict.key()],
+        };
+        keys.iter().map(|&key| key.into()).collect()
     }
 }
 
@@ -155,13 +186,22 @@ impl VmSpec {
                 conflicts.push(Conflict::EmptyPath(key));
             }
         }
+        let (names, nets): (Vec<_>, Vec<_>) = self.net.into_iter().unzip();
+        let net = resolve_nets(nets, self.name.as_ref())
+            .map(|nets| names.into_iter().zip(nets).collect())
+            .map_err(|rules| conflicts.extend(rules.into_iter().map(Conflict::from)));
+        let consoles: Vec<_> = self.console.values().cloned().collect();
+        conflicts.extend(console_conflicts(&consoles).into_iter().map(Conflict::from));
+        let balloon = self.balloon.map(|balloon| balloon.resolve(memory.size)).transpose();
+        let balloon =
+            balloon.map_err(|rules| conflicts.extend(rules.into_iter().map(Conflict::from)));
         let Some(kernel) = self.kernel else {
             conflicts.insert(0, Conflict::KernelMissing);
             return Err(conflicts);
         };
-        if !conflicts.is_empty() {
+        let (Ok(net), Ok(balloon), true) = (net, balloon, conflicts.is_empty()) else {
             return Err(conflicts);
-        }
+        };
         Ok(VmConfig {
             name: self.name,
             kernel,
@@ -174,6 +214,11 @@ impl VmSpec {
             memory,
             boot: self.boot.resolve(),
             devices: self.devices.resolve(),
+            disk: self.disk,
+            net,
+            console: self.console,
+            vsock: self.vsock,
+            balloon,
         })
     }
 }
@@ -242,8 +287,9 @@ pub fn load(file: Option<&File>, flags: VmSpec) -> Result<VmConfig, Error> {
     spec.resolve().map_err(|conflicts| {
         let from_flags = toml::Table::try_from(&flags).unwrap_or_default();
         let locate = |conflict: &Conflict| {
-            let in_file = conflict.keys().iter().filter(|key| !sets(&from_flags, key));
-            in_file.filter_map(|key| file?.locate(key)).next()
+            let keys = conflict.keys();
+            let mut in_file = keys.iter().filter(|key| !sets(&from_flags, key));
+            in_file.find_map(|key| file?.locate(key))
         };
         let problems = conflicts
             .iter()

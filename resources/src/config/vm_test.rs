@@ -4,6 +4,15 @@ use super::*;
 use crate::config::Transport;
 use crate::config::{Backing, BootProtocol, BootSpec, DevicesSpec, MemorySpec};
 
+const DEVICES: &str = r#"
+vsock = { cid = 3, socket = "s" }
+balloon = { stats_interval = 10 }
+disk = { z = "z.img", a = { path = "a.img", overlay = "o.qcow2", bandwidth = "3MB/s" } }
+net.lan = { tap = "tap0", queues = 2, rx_bandwidth = "1Gbit/s" }
+net.out = { user = true, forward = ["8080:80"] }
+console = { log = { to = "file", path = "p" }, agent = "socket=q,name=agent.0" }
+"#;
+
 fn spec(text: &str) -> VmSpec {
     toml::from_str(&format!("kernel = \"k\"\n{text}")).unwrap()
 }
@@ -51,12 +60,35 @@ fn every_rule_is_checked_and_says_value_reason_and_remedy() {
         ("memory = \"3MiB\"\nhugepages = \"2MiB\"", ["3MiB", "use 2MiB or 4MiB"]),
         ("hugepages = \"1GiB\"", ["512MiB", "use 1GiB or 2GiB"]),
         ("cmdline = \"a\\nb\"", ["cmdline", "'\\n'"]),
+        ("net.a = { tap = \"t\", mtu = 60 }", ["mtu is 60", "68 to 65535"]),
+        ("net = { a = { tap = \"t\" }, b = { tap = \"t\" } }", ["tap is t", "uses already"]),
+        ("console = { a = \"stdio\", b = \"stdio\" }", ["2 consoles are stdio", "use pty"]),
+        ("balloon.target = \"512MiB\"", ["balloon.target is 512MiB", "use a smaller one"]),
         ("initrd = \"\"", ["initrd is an empty path", "leave initrd out"]),
     ] {
         let conflicts = conflicts(text);
         assert_eq!(conflicts.len(), 1, "{conflicts:?}");
         let shown = conflicts[0].to_string();
         assert!(parts.iter().all(|part| shown.contains(part)), "{parts:?} in {shown}");
+    }
+}
+
+#[test]
+fn devices_keep_the_order_of_the_file_and_flags_follow_it() {
+    let flags = VmSpec {
+        disk: crate::config::numbered("disk", vec!["d.img".parse().unwrap()]),
+        ..VmSpec::default()
+    };
+    let vm = flags.over(spec(DEVICES)).resolve().unwrap();
+    let names: Vec<_> = vm.disk.keys().map(|name| name.as_str()).collect();
+    assert_eq!(names, ["z", "a", "disk0"]);
+}
+
+#[test]
+fn every_relative_path_starts_at_the_folder_of_the_file() {
+    let moved = toml::to_string(&spec(DEVICES).relative_to("/d".as_ref())).unwrap();
+    for path in ["k", "s", "z.img", "a.img", "o.qcow2", "p", "q"] {
+        assert!(moved.contains(&format!("\"/d/{path}\"")), "{path} in {moved}");
     }
 }
 
@@ -123,6 +155,7 @@ prop_compose! {
             },
             boot: BootSpec { protocol: Some(BootProtocol::Pvh), extract: flags },
             devices: DevicesSpec { debug_exit: flags, rng: flags, transport: flags.map(|_| Transport::Mmio) },
+            ..spec(if memfd { DEVICES } else { "" })
         }
     }
 }

@@ -1,6 +1,7 @@
-//! The guest's console input: from a descriptor to the UART, as fast as the guest reads.
+//! The guest's console input: from a descriptor to the UART, or to a port of the virtio console, as
+//! fast as the guest reads.
 //!
-//! What the UART has no room for waits here, bounded. A pipe or file is simply not read meanwhile,
+//! What it has no room for waits here, bounded. A pipe or file is simply not read meanwhile,
 //! so nothing is lost; a terminal is always read, for its escape keys, and loses what a guest
 //! that does not listen cannot take, as a terminal does.
 
@@ -39,11 +40,13 @@ pub struct Input {
     /// Fires when the guest has emptied the UART's receive buffer.
     drained: Arc<EventFd>,
     serial: Option<Arc<Mutex<Serial>>>,
+    /// A pipe to the virtio console's port that takes the input in place of the UART, O_NONBLOCK.
+    port: Option<OwnedFd>,
     requests: Requests,
 }
 
 impl Input {
-    /// Input from `source`; with `escapes`, Ctrl-A is the escape key.
+    /// Input from `source`, to `port` if there is one; with `escapes`, Ctrl-A is the escape key.
     ///
     /// # Errors
     ///
@@ -51,6 +54,7 @@ impl Input {
     pub fn new(
         source: Option<OwnedFd>,
         escapes: bool,
+        port: Option<OwnedFd>,
         requests: Requests,
     ) -> std::io::Result<Rc<RefCell<Self>>> {
         Ok(Rc::new(RefCell::new(Self {
@@ -62,6 +66,7 @@ impl Input {
             pending: VecDeque::new(),
             drained: Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?),
             serial: None,
+            port,
             requests,
         })))
     }
@@ -86,8 +91,16 @@ impl Input {
         self.serial = None;
     }
 
-    /// Hands waiting bytes to the UART, as many as it takes.
+    /// Hands on waiting bytes, as many as are taken.
     fn feed(&mut self) {
+        if let Some(port) = &self.port {
+            while !self.pending.is_empty()
+                && let Ok(accepted @ 1..) = rustix::io::write(port, self.pending.as_slices().0)
+            {
+                self.pending.drain(..accepted);
+            }
+            return;
+        }
         let Some(serial) = &self.serial else { return };
         let mut serial = serial.lock().unwrap_or_else(PoisonError::into_inner);
         while !self.pending.is_empty() {
@@ -165,13 +178,19 @@ impl MutEventSubscriber for Input {
         if let Err(error) = ops.add(Events::new(&*self.drained, EventSet::IN)) {
             tracing::error!("console input cannot be watched: {error}");
         }
+        let room = EventSet::OUT | EventSet::EDGE_TRIGGERED;
+        if let Some(port) = &self.port
+            && let Err(error) = ops.add(Events::new(port, room))
+        {
+            tracing::error!("the virtio console's input cannot be watched: {error}");
+        }
         self.watch(ops);
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         if events.fd() == self.drained.as_raw_fd() {
             let _ = self.drained.read();
-        } else {
+        } else if self.port.as_ref().is_none_or(|port| events.fd() != port.as_raw_fd()) {
             self.read();
         }
         self.pump(ops);

@@ -26,7 +26,7 @@ struct Guest {
 impl Guest {
     fn new(source: OwnedFd, escapes: bool) -> Self {
         let requests = Requests::default();
-        let input = Input::new(Some(source), escapes, requests.clone()).unwrap();
+        let input = Input::new(Some(source), escapes, None, requests.clone()).unwrap();
         let on_drained = input.borrow().on_drained();
         let serial = Serial::new(Arc::new(NoLine), Box::new(std::io::sink()), on_drained);
         let serial = Arc::new(Mutex::new(serial));
@@ -94,4 +94,28 @@ fn escape_keys_work_though_the_guest_reads_nothing() {
     while guest.manager.run_with_timeout(100).unwrap() > 0 {}
     assert_eq!(guest.requests.pop(), Some(Request::Quit));
     assert!(guest.input.borrow().pending.len() <= CAPACITY);
+}
+
+#[test]
+fn a_port_of_the_virtio_console_gets_the_input_whole_though_it_reads_slowly() {
+    let (source, mut writer) = std::io::pipe().unwrap();
+    let (mut reader, port) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&port, true).unwrap();
+    let requests = Requests::default();
+    let input = Input::new(Some(source.into()), false, Some(port.into()), requests).unwrap();
+    let mut manager: EventManager<Box<dyn MutEventSubscriber>> = EventManager::new().unwrap();
+    manager.add_subscriber(Box::new(Rc::clone(&input)));
+    let sent: Vec<u8> = (0..200_000u32).map(|i| (i % 251).to_le_bytes()[0]).collect();
+    let expected = sent.clone();
+    let typist = std::thread::spawn(move || writer.write_all(&sent).unwrap());
+    let guest = std::thread::spawn(move || {
+        let mut received = vec![0; 200_000];
+        std::io::Read::read_exact(&mut reader, &mut received).unwrap();
+        received
+    });
+    while !guest.is_finished() {
+        manager.run_with_timeout(10).unwrap();
+    }
+    typist.join().unwrap();
+    assert!(guest.join().unwrap() == expected);
 }

@@ -1,11 +1,13 @@
 //! The host's end of the guest's serial console: a terminal, a pipe or a file on each side.
 //!
 //! The console outlives the machines of a run: a guest that reboots finds the same one. The UART
-//! itself is [`devices::legacy::serial`]; raw mode is the binary's.
+//! itself is [`devices::legacy::serial`]; raw mode is the binary's. Other consoles than the
+//! terminal's are [`console_ports`](crate::machine::console_ports).
 
 pub mod input;
 mod keys;
 pub mod output;
+pub(crate) mod stdio_port;
 
 use std::os::fd::OwnedFd;
 

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -60,15 +60,21 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// Standard input or output cannot be used.
-    #[error("cannot use standard input and output for a console: {0}")]
-    Stdio(io::Error),
     /// Descriptors for one more device cannot be had.
     #[error("cannot give the consoles to a device: {0}")]
     Descriptors(io::Error),
     /// The ports do not make a device.
     #[error(transparent)]
     Device(#[from] console::Error),
+}
+
+/// What a port that is `stdio` is connected to.
+#[derive(Debug)]
+pub struct Stdio {
+    /// What the guest reads.
+    pub input: OwnedFd,
+    /// Where its output goes.
+    pub output: OwnedFd,
 }
 
 /// One port's host side.
@@ -104,18 +110,18 @@ pub struct ConsoleBackEnds {
 }
 
 impl ConsoleBackEnds {
-    /// Opens what `ports` name, at least one.
+    /// Opens what `ports` name, at least one; the port that is `stdio` gets `stdio`.
     ///
     /// # Errors
     ///
     /// [`Error`] naming the value, the reason and the remedy.
-    pub fn open(ports: &[ConsolePort]) -> Result<Self, Error> {
+    pub fn open(ports: &[ConsolePort], mut stdio: Option<Stdio>) -> Result<Self, Error> {
         let handle = Handle::new().map_err(Error::Descriptors)?;
         let (consoles, streams): (Vec<_>, Vec<_>) =
             ports.iter().partition(|port| port.name.is_none());
         let opened = consoles.into_iter().chain(streams).map(|port| {
             let name = port.name.as_ref().map(ToString::to_string);
-            open_target(&port.target).map(|opened| (name, opened))
+            open_target(&port.target, &mut stdio).map(|opened| (name, opened))
         });
         Ok(Self { ports: opened.collect::<Result<_, _>>()?, handle })
     }
@@ -163,10 +169,13 @@ impl Opened {
     }
 }
 
-fn open_target(target: &ConsoleTarget) -> Result<Opened, Error> {
+fn open_target(target: &ConsoleTarget, stdio: &mut Option<Stdio>) -> Result<Opened, Error> {
     match target {
         ConsoleTarget::Off => Ok(Opened::Files { input: None, output: None }),
-        ConsoleTarget::Stdio => open_stdio().map_err(Error::Stdio),
+        ConsoleTarget::Stdio => {
+            let (input, output) = stdio.take().map(|stdio| (stdio.input, stdio.output)).unzip();
+            Ok(Opened::Files { input, output })
+        }
         ConsoleTarget::File(path) => {
             let output =
                 open_file(path).map_err(|source| Error::File { path: path.clone(), source })?;
@@ -177,17 +186,11 @@ fn open_target(target: &ConsoleTarget) -> Result<Opened, Error> {
     }
 }
 
-fn open_stdio() -> io::Result<Opened> {
-    let input = own_description(io::stdin().as_fd(), OFlags::RDONLY)?;
-    let output = own_description(io::stdout().as_fd(), OFlags::WRONLY)?;
-    Ok(Opened::Files { input: Some(input), output: Some(output) })
-}
-
 /// A descriptor of the file behind `fd` that never blocks, if there can be one.
 ///
 /// O_NONBLOCK belongs to what `fd` shares with other processes, such as the shell, so pipes and
 /// terminals are opened once more; what cannot be is shared as it is.
-fn own_description(fd: BorrowedFd<'_>, access: OFlags) -> io::Result<OwnedFd> {
+pub(crate) fn own_description(fd: BorrowedFd<'_>, access: OFlags) -> io::Result<OwnedFd> {
     let shared = fd.try_clone_to_owned()?;
     let kind = File::from(shared.try_clone()?).metadata()?.file_type();
     if !kind.is_fifo() && !kind.is_char_device() {

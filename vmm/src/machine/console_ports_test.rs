@@ -1,4 +1,5 @@
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 
@@ -11,7 +12,7 @@ use super::*;
 
 fn open_ports(texts: &[&str]) -> Result<ConsoleBackEnds, Error> {
     let ports: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
-    ConsoleBackEnds::open(&ports)
+    ConsoleBackEnds::open(&ports, None)
 }
 
 fn mode(path: &Path) -> u32 {

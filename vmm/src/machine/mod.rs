@@ -53,6 +53,9 @@ pub enum Error {
     /// Two devices claim the same addresses.
     #[error(transparent)]
     Bus(#[from] devices::bus::Error),
+    /// A device could not be made again.
+    #[error(transparent)]
+    Sources(#[from] sources::Error),
     /// A virtio device could not be connected.
     #[error(transparent)]
     Virtio(#[from] virtio::Error),
@@ -115,7 +118,8 @@ impl Machine {
 
         let device_space = layout.device_space(cpuid.physical_bits());
         let host = Host { vm: &vm, system, memory: &memory, device_space };
-        let Wired { pio, mmio, ioapic, devices, virtio } = wiring::connect(&host, config, console)?;
+        let Wired { pio, mmio, ioapic, devices, virtio } =
+            wiring::connect(&host, config, console, sources.devices()?)?;
         let apic_ids = topology.apic_ids().collect();
         let tables = acpi::Tables::build(&wiring::acpi_platform(apic_ids, virtio))?;
         let rsdp = tables.write(&memory)?;

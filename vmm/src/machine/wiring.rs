@@ -16,6 +16,7 @@ use devices::ioapic::IoApic;
 use devices::legacy::{
     Cmos, DebugExit, Ged, I8042, PowerRegisters, Pvpanic, Serial, i8042, power, serial,
 };
+use devices::virtio::VirtioDevice;
 use resources::config::VmConfig;
 use vm_memory::GuestMemoryError;
 use vmm_sys_util::eventfd::EventFd;
@@ -74,6 +75,7 @@ pub(super) fn connect(
     host: &Host<'_>,
     config: &VmConfig,
     console: ConsolePorts,
+    virtio: Vec<Box<dyn VirtioDevice>>,
 ) -> Result<Wired, Error> {
     let vm = host.vm;
     let router = Arc::new(GsiRouter::new(Arc::clone(vm.fd())));
@@ -96,7 +98,8 @@ pub(super) fn connect(
     if config.devices.debug_exit {
         put(DEBUG_EXIT_PORT, 1, shared(DebugExit))?;
     }
-    let virtio = virtio::connect(host, config, router, &mut pio, &mut mmio)?;
+    let transport = config.devices.transport;
+    let virtio = virtio::connect(host, virtio, transport, router, &mut pio, &mut mmio)?;
     Ok(Wired { pio, mmio, ioapic, devices: Devices { serial, ged }, virtio })
 }
 

@@ -9,9 +9,8 @@ use std::sync::Arc;
 
 use boot::acpi;
 use devices::bus::Bus;
-use devices::virtio::rng::Rng;
 use devices::virtio::{DeviceId, VirtioDevice};
-use resources::config::{Transport, VmConfig};
+use resources::config::Transport;
 
 use super::wiring::Host;
 use crate::kvm::msix::NoGsis;
@@ -70,25 +69,16 @@ pub(super) struct Described {
     pub mmio: Vec<acpi::VirtioMmio>,
 }
 
-/// Every virtio device of `config`, in the order in which the guest finds them.
-fn devices(config: &VmConfig) -> Vec<Box<dyn VirtioDevice>> {
-    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
-    if config.devices.rng {
-        devices.push(Box::new(Rng::default()));
-    }
-    devices
-}
-
-/// Makes the virtio devices and puts them on the buses.
+/// Puts `devices` on the buses, in their order.
 pub(super) fn connect(
     host: &Host<'_>,
-    config: &VmConfig,
+    devices: Vec<Box<dyn VirtioDevice>>,
+    transport: Transport,
     router: Arc<GsiRouter>,
     pio: &mut Bus,
     mmio: &mut Bus,
 ) -> Result<Described, Error> {
-    let devices = devices(config);
-    match config.devices.transport {
+    match transport {
         Transport::Pci => {
             let pci = pci::connect(host, devices, router, pio, mmio)?;
             Ok(Described { pci: Some(pci), ..Described::default() })
