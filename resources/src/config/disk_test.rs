@@ -42,7 +42,7 @@ fn every_key_is_taken_from_a_flag_as_from_a_file() {
         "#,
     )
     .unwrap();
-    assert_eq!(file.disk, [flag.clone()]);
+    assert_eq!(file.disk, std::slice::from_ref(&flag));
     assert_eq!(flag.overlay, Overlay::Keep("over.qcow2".into()));
     assert_eq!(flag.operations_limit(), Some((500, 50)));
     assert_eq!(flag.bandwidth_limit(), Some((100_000_000, 1 << 20)));

@@ -5,6 +5,7 @@
 //! same [`Sources`]. What happens after an end is decided in [`crate::run()`], not here.
 
 pub mod console_ports;
+pub mod disks;
 pub mod memory;
 pub mod sources;
 pub mod topology;

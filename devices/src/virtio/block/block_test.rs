@@ -1,4 +1,5 @@
 //! The block device from its driver's side: what it shows, what it refuses, how it stops.
+#![allow(clippy::cast_possible_truncation)] // Sizes chosen by the test, and bytes of a pattern.
 
 use std::sync::mpsc;
 

@@ -1,4 +1,5 @@
 //! Data on raw disks: nothing lost, nothing mixed up, host errors told.
+#![allow(clippy::cast_possible_truncation)] // Sizes chosen by the test, and bytes of a pattern.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};

@@ -1,4 +1,5 @@
 //! qcow2 images, checked and compared by `qemu-img`.
+#![allow(clippy::cast_possible_truncation)] // Sizes chosen by the test, and bytes of a pattern.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};

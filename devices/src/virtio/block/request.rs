@@ -36,31 +36,22 @@ pub(super) enum Status {
 /// A request that can be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    Read { offset: u64, len: usize },
-    Write { offset: u64, len: usize },
+    Read {
+        offset: u64,
+        len: usize,
+    },
+    Write {
+        offset: u64,
+        len: usize,
+    },
     Flush,
     GetId,
-    Discard(Segments),
-    WriteZeroes { range: Range, unmap: bool },
-}
-
-/// The ranges of a discard request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Segments {
-    ranges: [Range; MAX_DISCARD_SEGMENTS as usize],
-    count: usize,
-}
-
-impl Segments {
-    /// How many there are.
-    pub(super) fn count(&self) -> usize {
-        self.count
-    }
-
-    /// Range number `index`, if there are so many.
-    pub(super) fn get(&self, index: usize) -> Option<Range> {
-        self.ranges[..self.count].get(index).copied()
-    }
+    /// Of ranges that are kept elsewhere, for there may be many.
+    Discard,
+    WriteZeroes {
+        range: Range,
+        unmap: bool,
+    },
 }
 
 /// What requests are checked against.
@@ -74,12 +65,13 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    /// What the chain asks for; `chain` has a writable byte at least, for the status.
+    /// What the chain asks for; `chain` has a writable byte at least, for the status. `ranges` are
+    /// replaced by those of a discard.
     ///
     /// # Errors
     ///
     /// The status to answer it with.
-    pub(super) fn parse(&self, chain: &Chain) -> Result<Request, Status> {
+    pub(super) fn parse(&self, chain: &Chain, ranges: &mut Vec<Range>) -> Result<Request, Status> {
         // The driver may change these bytes at any time: they are read once.
         let mut header = [0; HEADER];
         chain.read(0, &mut header).map_err(|_| Status::IoErr)?;
@@ -100,7 +92,7 @@ impl Bounds {
             T_FLUSH => Ok(Request::Flush),
             T_GET_ID if chain.writable_len() <= ID_LEN => Err(Status::IoErr),
             T_GET_ID => Ok(Request::GetId),
-            T_DISCARD if self.features & feature::DISCARD != 0 => self.discard(chain),
+            T_DISCARD if self.features & feature::DISCARD != 0 => self.discard(chain, ranges),
             T_WRITE_ZEROES if self.features & feature::WRITE_ZEROES != 0 => {
                 self.write_zeroes(chain)
             }
@@ -130,11 +122,10 @@ impl Bounds {
         Ok(Range { offset: sector * SECTOR, len: sectors * SECTOR })
     }
 
-    fn discard(&self, chain: &Chain) -> Result<Request, Status> {
+    fn discard(&self, chain: &Chain, ranges: &mut Vec<Range>) -> Result<Request, Status> {
         self.writable()?;
-        let count = segment_count(chain, MAX_DISCARD_SEGMENTS)?;
-        let mut segments = Segments { ranges: Default::default(), count };
-        for (index, range) in segments.ranges[..count].iter_mut().enumerate() {
+        ranges.clear();
+        for index in 0..segment_count(chain, MAX_DISCARD_SEGMENTS)? {
             let (sector, sectors, flags) = segment(chain, index)?;
             // A discard has no flags (5.2.6.2).
             if flags != 0 {
@@ -143,9 +134,9 @@ impl Bounds {
             if sectors > MAX_DISCARD_SECTORS {
                 return Err(Status::IoErr);
             }
-            *range = self.range(sector, sectors.into())?;
+            ranges.push(self.range(sector, sectors.into())?);
         }
-        Ok(Request::Discard(segments))
+        Ok(Request::Discard)
     }
 
     fn write_zeroes(&self, chain: &Chain) -> Result<Request, Status> {
@@ -188,12 +179,12 @@ impl Request {
         match self {
             Self::Read { len, .. } | Self::Write { len, .. } => *len as u64,
             Self::WriteZeroes { range, .. } => range.len,
-            Self::Flush | Self::GetId | Self::Discard(_) => 0,
+            Self::Flush | Self::GetId | Self::Discard => 0,
         }
     }
 
     /// Whether it changes what is on the disk.
     pub(super) fn modifies(&self) -> bool {
-        matches!(self, Self::Write { .. } | Self::Discard(_) | Self::WriteZeroes { .. })
+        matches!(self, Self::Write { .. } | Self::Discard | Self::WriteZeroes { .. })
     }
 }

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Shared;
-use super::backend::{Data, Engine, Operation};
+use super::backend::{Data, Engine, Operation, Range};
 use super::config::feature;
 use super::request::{Bounds, HEADER, Request, Status};
 use crate::token_bucket::RECHECK;
@@ -30,6 +30,8 @@ const CANCELLING: Duration = Duration::from_secs(5);
 struct Slot {
     chain: Chain,
     request: Request,
+    /// Those of a discard.
+    ranges: Vec<Range>,
     /// Operations of it that have been started.
     started: usize,
 }
@@ -65,7 +67,12 @@ impl QueueWorker {
         shared: Arc<Shared>,
         features: u64,
     ) -> Self {
-        let slot = |_| Slot { chain: queue.chain(), request: Request::Flush, started: 0 };
+        let slot = |_| Slot {
+            chain: queue.chain(),
+            request: Request::Flush,
+            ranges: Vec::new(),
+            started: 0,
+        };
         let slots = (0..queue.size()).map(slot).collect();
         let free = (0..queue.size()).rev().collect();
         Self { queue, engine, shared, features, slots, free, waiting: None, staged: 0 }
@@ -131,13 +138,14 @@ impl QueueWorker {
         Ok(Some(slot))
     }
 
-    fn parse(&self, slot: u16) -> Result<Request, Status> {
+    fn parse(&mut self, slot: u16) -> Result<Request, Status> {
         let bounds = Bounds {
             capacity: self.shared.capacity.load(Ordering::Acquire),
             read_only: self.shared.read_only,
             features: self.features,
         };
-        bounds.parse(&self.slots[usize::from(slot)].chain)
+        let Slot { chain, ranges, .. } = &mut self.slots[usize::from(slot)];
+        bounds.parse(chain, ranges)
     }
 
     /// Whether what changes the disk must be durable when it is answered (5.2.5.2). Whoever switches to
@@ -152,11 +160,10 @@ impl QueueWorker {
     fn go_on(&mut self, slot: u16) {
         loop {
             let write_through = self.writes_through();
-            let Slot { chain, request, started } = &mut self.slots[usize::from(slot)];
-            let Some(operation) = operation(chain, request, *started, write_through) else {
+            let current = &mut self.slots[usize::from(slot)];
+            let Some(operation) = operation(current, write_through) else {
                 return self.complete(slot);
             };
-            *started += 1;
             match self.engine.start(slot, operation) {
                 None => return,
                 Some(Ok(())) => {}
@@ -304,31 +311,29 @@ fn limiter_take(
     limiter.take(queue, Instant::now(), bytes)
 }
 
-/// The operation of a request that comes after the first `started`, if there is one.
-fn operation<'a>(
-    chain: &'a Chain,
-    request: &Request,
-    started: usize,
-    write_through: bool,
-) -> Option<Operation<'a>> {
-    let (next, count) = match request {
+/// The operation of a request that comes next, if there is one.
+fn operation(slot: &mut Slot, write_through: bool) -> Option<Operation<'_>> {
+    let Slot { chain, request, ranges, started } = slot;
+    let (next, count) = match *request {
         Request::Read { offset, len } => {
-            (Some(Operation::Read(*offset, Data::to_fill(chain, *len))), 1)
+            (Some(Operation::Read(offset, Data::to_fill(chain, len))), 1)
         }
         Request::Write { offset, len } => {
-            (Some(Operation::Write(*offset, Data::to_write(chain, HEADER, *len))), 1)
+            (Some(Operation::Write(offset, Data::to_write(chain, HEADER, len))), 1)
         }
         Request::Flush => (Some(Operation::Flush), 1),
-        Request::Discard(segments) => {
-            (segments.get(started).map(Operation::Discard), segments.count())
+        Request::Discard => {
+            (ranges.get(*started).map(|&range| Operation::Discard(range)), ranges.len())
         }
-        Request::WriteZeroes { range, unmap } => (Some(Operation::WriteZeroes(*range, *unmap)), 1),
+        Request::WriteZeroes { range, unmap } => (Some(Operation::WriteZeroes(range, unmap)), 1),
         Request::GetId => (None, 0),
     };
-    if started < count {
+    let number = *started;
+    *started += 1;
+    if number < count {
         return next;
     }
-    (started == count && write_through && request.modifies()).then_some(Operation::Flush)
+    (number == count && write_through && request.modifies()).then_some(Operation::Flush)
 }
 
 impl Handler for QueueWorker {

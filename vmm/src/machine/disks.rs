@@ -1,0 +1,112 @@
+//! The host's side of a VM's disks: files and block devices, opened and locked once, before any machine
+//! is built, and given to fresh devices after every reset.
+//!
+//! What requests do to them is the device's business ([`devices::virtio::block`]); what is wanted is the
+//! configuration's ([`resources::config::Disk`]).
+
+mod error;
+mod files;
+mod image;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use devices::token_bucket::{Limits, LimitsHandle, Rate};
+use devices::virtio::block::backend::Storage;
+use devices::virtio::block::{Block, Handle, Properties};
+use resources::config::Disk;
+
+use self::error::Failure;
+use self::files::Files;
+
+pub use self::error::{Error, Problem};
+
+/// The disks of a VM, over its resets. They stay locked until this and all devices are gone.
+pub struct Disks {
+    disks: Vec<Opened>,
+}
+
+/// One disk.
+struct Opened {
+    name: String,
+    path: PathBuf,
+    storage: Arc<dyn Storage>,
+    properties: Properties,
+    /// Of the device made last.
+    handle: Mutex<Option<Handle>>,
+}
+
+impl Disks {
+    /// Opens `disks`, each with what the user wrote for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] naming disk, file, reason and remedy.
+    pub fn open(disks: &[(String, Disk)]) -> Result<Self, Error> {
+        let mut files = Files::default();
+        let open = |(name, disk): &(String, Disk)| {
+            let storage =
+                image::open(&mut files, name, disk).map_err(|failure| failure.of(name))?;
+            Ok(Opened {
+                name: name.clone(),
+                path: disk.path.clone(),
+                storage,
+                properties: properties(disk),
+                handle: Mutex::new(None),
+            })
+        };
+        Ok(Self { disks: disks.iter().map(open).collect::<Result<_, Error>>()? })
+    }
+
+    /// A fresh device for each disk, in the order they were given in. At most one of each may be in use
+    /// at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`Problem::Device`]: the configuration is none that was checked.
+    pub fn devices(&self) -> Result<Vec<Block>, Error> {
+        self.disks.iter().map(Opened::device).collect()
+    }
+
+    /// Through which to change disk number `index` while it runs: its size and limits. Good until the
+    /// next reset; none if there is no such disk, or no machine yet.
+    pub fn handle(&self, index: usize) -> Option<Handle> {
+        lock(&self.disks.get(index)?.handle).clone()
+    }
+}
+
+impl Opened {
+    fn device(&self) -> Result<Block, Error> {
+        let device =
+            Block::new(Arc::clone(&self.storage), self.properties.clone()).map_err(|error| {
+                let problem = Problem::Device(error);
+                Failure { path: self.path.clone(), problem }.of(&self.name)
+            })?;
+        *lock(&self.handle) = Some(device.handle());
+        Ok(device)
+    }
+}
+
+fn properties(disk: &Disk) -> Properties {
+    let rate = |(per_second, burst)| Rate { per_second, burst };
+    let limits = Limits {
+        bandwidth: disk.bandwidth_limit().map(rate),
+        operations: disk.operations_limit().map(rate),
+    };
+    Properties {
+        read_only: disk.readonly,
+        serial: disk.serial.clone().unwrap_or_default(),
+        queues: disk.queues,
+        queue_size: disk.queue_size,
+        block_size: disk.block_size,
+        limits: LimitsHandle::new(limits),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[path = "disks_test.rs"]
+mod disks_test;
