@@ -3,6 +3,7 @@
 //!
 //! The 16550 serial port is not described here; it is the default console.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -266,7 +267,7 @@ impl fmt::Display for PortName {
     }
 }
 
-/// Ports that cannot be had together.
+/// Consoles that cannot be had together, by their names in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsoleConflict {
@@ -274,40 +275,61 @@ pub enum ConsoleConflict {
     #[error("there are {0} consoles, but a VM has at most {MAX_CONSOLE_PORTS}; leave some out")]
     TooMany(usize),
     /// Only one can read what is typed.
-    #[error("{0} consoles are stdio, but only one can be; use pty or socket=PATH for the others")]
-    Stdio(usize),
-    /// A name twice.
-    #[error("two consoles have the name {0}; give each its own")]
-    Name(PortName),
+    #[error(
+        "the consoles {} are stdio, but only one can be; use pty or socket=PATH for the others",
+        .0.join(", ")
+    )]
+    Stdio(Vec<String>),
+    /// A name in the guest twice.
+    #[error("the consoles {} have the name {name} in the guest; give each its own", .consoles.join(", "))]
+    Name {
+        /// Those that have it.
+        consoles: Vec<String>,
+        /// The name.
+        name: PortName,
+    },
     /// A path twice.
-    #[error("two consoles have the path {}; give each its own", .0.display())]
-    Path(PathBuf),
+    #[error("the consoles {} have the path {}; give each its own", .consoles.join(", "), .path.display())]
+    Path {
+        /// Those that have it.
+        consoles: Vec<String>,
+        /// The path.
+        path: PathBuf,
+    },
 }
 
-/// Everything that keeps `ports` from being had together, each conflict once.
+/// Everything that keeps `ports` from being had together, each conflict once; each port comes with its
+/// name in the configuration.
 #[must_use]
-pub fn console_conflicts(ports: &[ConsolePort]) -> Vec<ConsoleConflict> {
+pub fn console_conflicts(ports: &[(String, ConsolePort)]) -> Vec<ConsoleConflict> {
     let mut conflicts = Vec::new();
     if ports.len() > MAX_CONSOLE_PORTS {
         conflicts.push(ConsoleConflict::TooMany(ports.len()));
     }
-    let stdio = ports.iter().filter(|port| port.target == ConsoleTarget::Stdio).count();
-    if stdio > 1 {
-        conflicts.push(ConsoleConflict::Stdio(stdio));
+    let stdio = |port: &ConsolePort| (port.target == ConsoleTarget::Stdio).then_some(());
+    for ((), consoles) in shared(ports.iter().map(|(of, port)| (of, stdio(port)))) {
+        conflicts.push(ConsoleConflict::Stdio(consoles));
     }
-    let names = ports.iter().filter_map(|port| port.name.as_ref());
-    conflicts.extend(repeated(names).cloned().map(ConsoleConflict::Name));
-    let paths = ports.iter().filter_map(|port| port.target.path());
-    conflicts.extend(repeated(paths).map(Path::to_owned).map(ConsoleConflict::Path));
+    for (name, consoles) in shared(ports.iter().map(|(of, port)| (of, port.name.as_ref()))) {
+        conflicts.push(ConsoleConflict::Name { consoles, name: name.clone() });
+    }
+    for (path, consoles) in shared(ports.iter().map(|(of, port)| (of, port.target.path()))) {
+        conflicts.push(ConsoleConflict::Path { consoles, path: path.to_owned() });
+    }
     conflicts
 }
 
-/// What comes more than once, each once.
-fn repeated<T: Ord + Copy>(all: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
-    let mut all: Vec<T> = all.collect();
-    all.sort_unstable();
-    let twice: Vec<T> = all.chunk_by(T::eq).filter(|same| same.len() > 1).map(|s| s[0]).collect();
-    twice.into_iter()
+/// What more than one console has, and which ones.
+fn shared<'a, T: Ord>(
+    all: impl Iterator<Item = (&'a String, Option<T>)>,
+) -> impl Iterator<Item = (T, Vec<String>)> {
+    let mut owners: BTreeMap<T, Vec<String>> = BTreeMap::new();
+    for (console, what) in all {
+        if let Some(what) = what {
+            owners.entry(what).or_default().push(console.clone());
+        }
+    }
+    owners.into_iter().filter(|(_, consoles)| consoles.len() > 1)
 }
 
 #[cfg(test)]

@@ -82,14 +82,17 @@ fn mistakes_in_files_are_told_with_their_place() {
 
 #[test]
 fn what_cannot_be_had_together_is_told_all_at_once() {
-    assert_eq!(console_conflicts(&[port("stdio"), port("off"), port("off")]), []);
+    let named = |texts: &[&str]| -> Vec<_> {
+        (0..).zip(texts).map(|(i, text): (u32, _)| (format!("c{i}"), port(text))).collect()
+    };
+    assert_eq!(console_conflicts(&named(&["stdio", "off", "off"])), []);
     let ports = ["stdio", "stdio", "pty,name=a", "off,name=a", "file=x", "socket=x", "file=x"];
     let conflicts: Vec<_> =
-        console_conflicts(&ports.map(port)).iter().map(ToString::to_string).collect();
+        console_conflicts(&named(&ports)).iter().map(ToString::to_string).collect();
     assert_eq!(conflicts.len(), 3, "{conflicts:?}");
-    assert!(conflicts[0].contains("2 consoles are stdio"));
-    assert!(conflicts[1].contains("the name a;"));
-    assert!(conflicts[2].contains("the path x;"));
-    let many = vec![port("off"); 17];
-    assert_eq!(console_conflicts(&many), [ConsoleConflict::TooMany(17)]);
+    assert!(conflicts[0].starts_with("the consoles c0, c1 are stdio"), "{conflicts:?}");
+    assert!(conflicts[1].starts_with("the consoles c2, c3 have the name a "), "{conflicts:?}");
+    assert!(conflicts[2].starts_with("the consoles c4, c5, c6 have the path x;"), "{conflicts:?}");
+    let many = console_conflicts(&named(&["off"; 17]));
+    assert_eq!(many, [ConsoleConflict::TooMany(17)]);
 }

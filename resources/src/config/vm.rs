@@ -190,7 +190,8 @@ impl VmSpec {
         let net = resolve_nets(nets, self.name.as_ref())
             .map(|nets| names.into_iter().zip(nets).collect())
             .map_err(|rules| conflicts.extend(rules.into_iter().map(Conflict::from)));
-        let consoles: Vec<_> = self.console.values().cloned().collect();
+        let consoles: Vec<_> =
+            self.console.iter().map(|(name, port)| (name.to_string(), port.clone())).collect();
         conflicts.extend(console_conflicts(&consoles).into_iter().map(Conflict::from));
         let balloon = self.balloon.map(|balloon| balloon.resolve(memory.size)).transpose();
         let balloon =

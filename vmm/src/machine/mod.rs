@@ -4,11 +4,13 @@
 //! KVM cannot reset a machine, so a reset drops the whole `Machine` and builds a new one from the
 //! same [`Sources`]. What happens after an end is decided in [`crate::run()`], not here.
 
+pub mod balloons;
 pub mod console_ports;
 pub mod disks;
 pub mod memory;
 pub mod sources;
 pub mod topology;
+pub mod unix_socket;
 pub mod virtio;
 pub mod vsocks;
 mod wiring;

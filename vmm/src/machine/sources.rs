@@ -4,8 +4,6 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use boot::cmdline::CommandLine;
 use boot::initrd::Initrd;
@@ -13,11 +11,12 @@ use boot::kernel::{self, Kernel};
 use boot::layout::RamLayout;
 use boot::{BootSource, Protocol};
 use devices::virtio::VirtioDevice;
-use devices::virtio::balloon;
 use devices::virtio::rng::Rng;
-use resources::config::{self, BootProtocol, VmConfig};
+use resources::config::{BootProtocol, Named, VmConfig};
 
+use super::balloons::{self, BalloonControl};
 use super::console_ports::{self, ConsoleBackEnds, Stdio};
+use super::disks::{self, Disks};
 use super::vsocks::{self, VsockSocket};
 
 /// Why a guest's sources cannot be used.
@@ -45,18 +44,21 @@ pub enum Error {
     /// The socket device.
     #[error(transparent)]
     Vsock(#[from] vsocks::Error),
-    /// The host has no more descriptors.
-    #[error("cannot set up the balloon: {0}")]
-    Balloon(io::Error),
+    /// The balloon.
+    #[error(transparent)]
+    Balloon(#[from] balloons::Error),
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] disks::Error),
 }
 
 /// Kernel, initrd and command line, and the host's side of the devices.
-#[derive(Debug)]
 pub struct Sources {
     pub(super) boot: BootSource,
+    disks: Disks,
     consoles: Option<ConsoleBackEnds>,
     vsock: Option<VsockSocket>,
-    balloon: Option<(balloon::Options, Arc<balloon::Handle>)>,
+    balloon: Option<BalloonControl>,
     rng: bool,
 }
 
@@ -95,16 +97,16 @@ impl Sources {
         };
         let boot = BootSource { kernel, initrd, cmdline };
         boot.check(&RamLayout::new(config.memory.size.bytes()))?;
-        let ports: Vec<_> = config.console.values().cloned().collect();
         let consoles = match config.console.is_empty() {
             true => None,
-            false => Some(ConsoleBackEnds::open(&ports, stdio)?),
+            false => Some(ConsoleBackEnds::open(&listed(&config.console), stdio)?),
         };
         Ok(Self {
             boot,
+            disks: Disks::open(&listed(&config.disk))?,
             consoles,
             vsock: config.vsock.as_ref().map(VsockSocket::open).transpose()?,
-            balloon: config.balloon.as_ref().map(open_balloon).transpose()?,
+            balloon: config.balloon.as_ref().map(BalloonControl::new).transpose()?,
             rng: config.devices.rng,
         })
     }
@@ -117,14 +119,17 @@ impl Sources {
     /// Fresh devices for a machine, in the order in which the guest finds them.
     pub(super) fn devices(&self) -> Result<Vec<Box<dyn VirtioDevice>>, Error> {
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+        for disk in self.disks.devices()? {
+            devices.push(Box::new(disk));
+        }
         if let Some(consoles) = &self.consoles {
             devices.push(Box::new(consoles.device()?));
         }
         if let Some(vsock) = &self.vsock {
             devices.push(Box::new(vsock.device()));
         }
-        if let Some((options, handle)) = &self.balloon {
-            devices.push(Box::new(balloon::Balloon::new(*options, Arc::clone(handle))));
+        if let Some(balloon) = &self.balloon {
+            devices.push(Box::new(balloon.device()));
         }
         if self.rng {
             devices.push(Box::new(Rng::default()));
@@ -137,13 +142,6 @@ fn open(what: &'static str, path: &Path) -> Result<File, Error> {
     File::open(path).map_err(|source| Error::Open { what, path: path.into(), source })
 }
 
-fn open_balloon(
-    config: &config::Balloon,
-) -> Result<(balloon::Options, Arc<balloon::Handle>), Error> {
-    let config::Balloon { target, deflate_on_oom, stats_interval, reporting } = *config;
-    let interval = stats_interval.map(|seconds| Duration::from_secs(seconds.get().into()));
-    let options = balloon::Options { deflate_on_oom, reporting, statistics_interval: interval };
-    let handle = balloon::Handle::new(0).map_err(Error::Balloon)?;
-    handle.set_target_bytes(target.bytes());
-    Ok((options, handle))
+fn listed<T: Clone>(devices: &Named<T>) -> Vec<(String, T)> {
+    devices.iter().map(|(name, device)| (name.to_string(), device.clone())).collect()
 }

@@ -5,100 +5,67 @@
 //! connect meanwhile wait in its backlog; each machine gets a fresh device with it.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use devices::virtio::vsock::{Connector, Limits, Vsock};
 use resources::config;
-use rustix::fs::Mode;
-use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::unix_socket::{self, UnixSocket};
+
+/// Descriptors left for everything but connections where the host's limit on them is low.
+const OTHER_DESCRIPTORS: u64 = 256;
 
 /// Programs that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
 /// Why the host's side of a socket device cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Somebody listens there.
-    #[error(
-        "the vsock socket {} is in use, perhaps by another VM; end that, or choose another path",
-        .0.display()
-    )]
-    InUse(PathBuf),
-    /// Something else is there.
-    #[error(
-        "the vsock socket {} cannot be made: there is a file of that name that is no socket; \
-         remove it, or choose another path",
-        .0.display()
-    )]
-    NotASocket(PathBuf),
-    /// The kernel refused.
-    #[error(
-        "the vsock socket {} cannot be made: {source}; check that its folder exists and can be \
-         written to",
-        .path.display()
-    )]
-    Bind {
-        /// Where.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-}
+#[error("the vsock device cannot have its socket: {0}")]
+pub struct Error(#[from] unix_socket::Error);
 
-/// A listening socket in the file system, removed with this value.
+/// The host's side of a socket device, over the resets of its machine.
 #[derive(Debug)]
 pub struct VsockSocket {
     guest_cid: u32,
-    listener: Arc<UnixListener>,
-    path: PathBuf,
-    /// Device and inode of the socket that was made, to remove no other.
-    identity: Option<(u64, u64)>,
+    socket: UnixSocket,
+    limits: Limits,
 }
 
 impl VsockSocket {
     /// Makes the socket that `config` names, for this user alone (mode 0600), in place of one
-    /// that an earlier VM left behind.
+    /// that an earlier VM left behind; and raises this process's limit on descriptors to what it may
+    /// have, as every connection is one.
     ///
     /// # Errors
     ///
     /// [`Error`] naming the path, the reason and the remedy.
     pub fn open(config: &config::Vsock) -> Result<Self, Error> {
-        let path = config.socket.clone();
-        let listener = match listen(&path) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                remove_stale(&path)?;
-                listen(&path)
-            }
-            result => result,
-        };
-        let listener = listener.map_err(|source| match source.kind() {
-            ErrorKind::AddrInUse => Error::InUse(path.clone()),
-            _ => Error::Bind { path: path.clone(), source },
-        })?;
-        let identity = identity(&path);
-        Ok(Self { guest_cid: config.cid, listener: Arc::new(listener), path, identity })
+        let socket = UnixSocket::listen(&config.socket, BACKLOG)?;
+        Ok(Self { guest_cid: config.cid, socket, limits: limits() })
     }
 
     /// A device for the next machine. Only one of them at a time is of use.
     pub fn device(&self) -> Vsock {
-        let connector = Arc::new(Ports { path: self.path.clone() });
-        Vsock::new(self.guest_cid, Arc::clone(&self.listener), connector, Limits::default())
+        let connector = Arc::new(Ports { path: self.socket.path().to_owned() });
+        let listener = Arc::clone(self.socket.listener());
+        Vsock::new(self.guest_cid, listener, connector, self.limits)
     }
 }
 
-impl Drop for VsockSocket {
-    fn drop(&mut self) {
-        if self.identity.is_some() && identity(&self.path) == self.identity {
-            // What cannot be removed is found stale by the next VM.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
+/// As many connections as a device is for, or as this process can have descriptors.
+fn limits() -> Limits {
+    let own = getrlimit(Resource::Nofile);
+    // A limit that cannot be raised stays as it is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: own.maximum, ..own });
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let spare = descriptors.saturating_sub(OTHER_DESCRIPTORS).max(descriptors / 2);
+    let most = Limits::default();
+    let connections = usize::try_from(spare).unwrap_or(usize::MAX).min(most.connections);
+    Limits { connections, ..most }
 }
 
 /// Where the ports of the host's are.
@@ -111,61 +78,8 @@ impl Connector for Ports {
     fn connect(&self, port: u32) -> io::Result<UnixStream> {
         let mut path = OsString::from(&self.path);
         path.push(format!("_{port}"));
-        connect(Path::new(&path))
+        unix_socket::connect(Path::new(&path))
     }
-}
-
-/// A stream socket on which nothing waits.
-fn socket() -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
-}
-
-/// Connects now or not at all: whoever listens there may have a full backlog.
-fn connect(path: &Path) -> io::Result<UnixStream> {
-    let socket = socket()?;
-    net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket.into())
-}
-
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    let socket = socket()?;
-    // Before it has a name, so that at no time somebody else can connect (Linux gives a socket's
-    // file the mode of the socket).
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    net::listen(&socket, BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// Removes a socket nobody listens on.
-fn remove_stale(path: &Path) -> Result<(), Error> {
-    let failed = |source| Error::Bind { path: path.to_owned(), source };
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        // Gone meanwhile.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(Error::NotASocket(path.to_owned()));
-    }
-    match connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Err(failed(error)),
-        // Also when nobody accepts (a full backlog), or it is a socket of another type.
-        Ok(_) | Err(_) => return Err(Error::InUse(path.to_owned())),
-    }
-    // Another VM may have been as quick.
-    if identity(path) != Some((metadata.dev(), metadata.ino())) {
-        return Err(Error::InUse(path.to_owned()));
-    }
-    fs::remove_file(path).map_err(failed)
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]
