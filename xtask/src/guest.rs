@@ -1,4 +1,5 @@
-//! `xtask guest`: the kernels of the tests and initramfs images for them, listed in a manifest that tests read.
+//! `xtask guest`: the kernels of the tests, initramfs images for them and disks to boot from, listed in a manifest that
+//! tests read.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,11 +14,18 @@ use crate::files;
 use crate::initramfs::{self, Contents};
 use crate::kernels::{self, Catalogue, Kernel};
 use crate::modules;
+use crate::rootfs::{self, Roots};
 use crate::workspace::Workspace;
 
 const INIT: &str = include_str!("init/guest.sh");
-/// Raised where images change for a reason other than the init script's text or the kernel.
-const FORMAT: u32 = 1;
+/// What the init script hands over to where there is no other root.
+pub const TEST: &str = include_str!("init/test.sh");
+/// What the DHCP client runs.
+pub const UDHCPC: &str = include_str!("init/udhcpc.sh");
+const SCRIPTS: [(&str, &str); 2] =
+    [("bin/carve-test", TEST), ("etc/udhcpc/default.script", UDHCPC)];
+/// Raised where images change for a reason other than the scripts' text or the kernel.
+const FORMAT: u32 = 2;
 
 /// Modules without which a test cannot work.
 const REQUIRED: [&str; 9] = [
@@ -44,6 +52,8 @@ const OPTIONAL: [&str; 10] = [
     "virtiofs",
     "vmw_vsock_virtio_transport",
 ];
+/// Modules that are there for whoever asks for their file system: loading all would take a boot half a second more.
+const ON_DEMAND: [&str; 5] = ["autofs4", "btrfs", "ext4", "isofs", "xfs"];
 /// What a guest with as little memory as the kernel gets along with can afford.
 const TINY: [&str; 3] = ["button", "evdev", "virtio_mmio"];
 const TINY_OPTIONAL: [&str; 2] = ["pvpanic", "pvpanic_mmio"];
@@ -67,6 +77,9 @@ pub enum Error {
     /// A file of the cache.
     #[error(transparent)]
     Files(#[from] files::Error),
+    /// No disks.
+    #[error(transparent)]
+    Roots(#[from] rootfs::Error),
     /// There is no kernel of that name.
     #[error("no kernel is called {id}; there are: {known}")]
     NoKernel {
@@ -94,6 +107,9 @@ pub struct Manifest {
     pub busybox: PathBuf,
     /// The kernels; the first is the default.
     pub kernels: Vec<Guest>,
+    /// Disks to boot from; `None` where they were not asked for yet.
+    #[serde(default)]
+    pub roots: Option<Roots>,
 }
 
 /// A kernel with the images made for it.
@@ -111,6 +127,11 @@ pub struct Guest {
 }
 
 impl Manifest {
+    /// Whether the initramfs images are still there.
+    fn complete(&self) -> bool {
+        self.kernels.iter().all(|guest| guest.initrds.values().all(|image| image.exists()))
+    }
+
     /// The guest called `id`, or the default one.
     pub fn guest(&self, id: Option<&str>) -> Result<&Guest, Error> {
         let found = match id {
@@ -136,46 +157,64 @@ pub fn directory(workspace: &Workspace) -> PathBuf {
 
 /// Runs the task: makes everything and prints where it is.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Error> {
-    let manifest = obtain(workspace, arguments.refresh)?;
-    println!("{}", directory(workspace).join("manifest.json").display());
+    let manifest = obtain_with_roots(workspace, arguments.refresh)?;
+    println!("{}", manifest_path(workspace).display());
     for guest in &manifest.kernels {
         println!("{:24} {:28} {}", guest.id, guest.version, guest.kernel.display());
         for (kind, image) in &guest.initrds {
             println!("{:24} {kind:28} {}", "", image.display());
         }
     }
+    for (kind, image) in manifest.roots.iter().flat_map(|roots| &roots.images) {
+        println!("{:24} {kind:28} {}", "root", image.display());
+    }
     Ok(())
 }
 
-/// The guests, made if they are not there already or made of something else.
+/// The kernels and initramfs images, made if they are not there already or made of something else.
 pub fn obtain(workspace: &Workspace, refresh: bool) -> Result<Manifest, Error> {
     let directory = directory(workspace);
     files::create_dir(&directory)?;
     let _lock = files::lock(&workspace.cache("lock"))?;
     let catalogue = Catalogue::obtain(workspace, refresh)?;
     let key = key(&catalogue);
-    let path = directory.join("manifest.json");
-    if let Ok(Some(manifest)) = files::read_json::<Manifest>(&path)
-        && manifest.key == key
-        && manifest.kernels.iter().all(|guest| guest.initrds.values().all(|image| image.exists()))
-    {
-        return Ok(manifest);
-    }
+    let path = manifest_path(workspace);
+    let old = files::read_json::<Manifest>(&path).ok().flatten();
+    let roots = match old {
+        Some(manifest) if manifest.key == key && manifest.complete() => return Ok(manifest),
+        old => old.and_then(|manifest| manifest.roots),
+    };
     let mut guests = Vec::new();
     for (index, kernel) in catalogue.kernels.iter().enumerate() {
         eprintln!("xtask: building the initramfs images of {}", kernel.id);
         guests.push(build(&directory, &catalogue.busybox, kernel, index == 0)?);
     }
-    let manifest = Manifest { key, busybox: catalogue.busybox, kernels: guests };
+    let manifest = Manifest { key, busybox: catalogue.busybox, kernels: guests, roots };
     files::write_json(&path, &manifest)?;
     Ok(manifest)
+}
+
+/// The same and disks to boot from, which only root can make. `refresh` makes them anew.
+pub fn obtain_with_roots(workspace: &Workspace, refresh: bool) -> Result<Manifest, Error> {
+    let mut manifest = obtain(workspace, refresh)?;
+    let _lock = files::lock(&workspace.cache("lock"))?;
+    if refresh || !manifest.roots.as_ref().is_some_and(Roots::current) {
+        manifest.roots = Some(Roots::build(workspace, &directory(workspace))?);
+        files::write_json(&manifest_path(workspace), &manifest)?;
+    }
+    Ok(manifest)
+}
+
+fn manifest_path(workspace: &Workspace) -> PathBuf {
+    directory(workspace).join("manifest.json")
 }
 
 fn key(catalogue: &Catalogue) -> String {
     let mut digest = Sha256::new();
     digest.update(FORMAT.to_le_bytes());
     digest.update(INIT);
-    digest.update(format!("{catalogue:?}{REQUIRED:?}{OPTIONAL:?}{TINY:?}{TINY_OPTIONAL:?}"));
+    digest.update(format!("{SCRIPTS:?}{catalogue:?}"));
+    digest.update(format!("{REQUIRED:?}{OPTIONAL:?}{ON_DEMAND:?}{TINY:?}{TINY_OPTIONAL:?}"));
     hex(&digest.finalize())
 }
 
@@ -184,17 +223,22 @@ fn build(directory: &Path, busybox: &Path, kernel: &Kernel, huge: bool) -> Resul
     files::create_dir(&directory)?;
     let tree = modules::Tree::open(&kernel.modules)?;
     let mut initrds = BTreeMap::new();
-    for (kind, required, optional) in
-        [("standard", &REQUIRED[..], &OPTIONAL[..]), ("tiny", &TINY[..], &TINY_OPTIONAL[..])]
-    {
+    for (kind, required, optional, on_demand) in [
+        ("standard", &REQUIRED[..], &OPTIONAL[..], &ON_DEMAND[..]),
+        ("tiny", &TINY[..], &TINY_OPTIONAL[..], &[]),
+    ] {
         let image = directory.join(format!("{kind}.cpio"));
         let modules = tree.collect(required, optional)?;
+        let loaded = modules.len();
+        let modules = tree.extend(modules, on_demand)?;
         let contents = Contents {
             busybox,
             init: INIT,
             version: &kernel.version,
+            scripts: &SCRIPTS,
             modules: &modules,
-            mount_points: &[],
+            loaded,
+            mount_points: &["etc/udhcpc"],
         };
         contents.build(&image)?;
         initrds.insert(kind.to_owned(), image);
@@ -237,6 +281,7 @@ fn ballast() -> Vec<u8> {
     bytes
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

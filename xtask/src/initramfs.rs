@@ -31,8 +31,13 @@ pub struct Contents<'a> {
     pub init: &'a str,
     /// Release of the kernel the modules are for.
     pub version: &'a str,
-    /// The modules, dependencies first; all are named in `/etc/modules` for the script to load.
+    /// More scripts: where, and their text.
+    pub scripts: &'a [(&'a str, &'a str)],
+    /// The modules, dependencies first.
     pub modules: &'a [Module],
+    /// How many of them, from the first on, are named in `/etc/modules` for the script to load. The others wait for a
+    /// file system or protocol to be asked for.
+    pub loaded: usize,
     /// Empty directories the script mounts things on, besides the usual ones.
     pub mount_points: &'a [&'a str],
 }
@@ -50,6 +55,10 @@ impl Contents<'_> {
         archive.symlink("sbin", "bin")?;
         archive.character_device("dev/console", 5, 1)?;
         archive.file("init", 0o755, self.init.as_bytes())?;
+        for (path, text) in self.scripts {
+            archive.file(path, 0o755, text.as_bytes())?;
+        }
+        archive.symlink("etc/resolv.conf", "../run/resolv.conf")?;
         archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")?;
         archive.file("etc/group", 0o644, b"root:x:0:\n")?;
         self.add_busybox(&mut archive)?;
@@ -77,8 +86,8 @@ impl Contents<'_> {
         archive.file(&format!("{directory}/modules.dep"), 0o644, dep.as_bytes())?;
         let alias = modules::modules_alias(self.modules);
         archive.file(&format!("{directory}/modules.alias"), 0o644, alias.as_bytes())?;
-        let names: String =
-            self.modules.iter().map(|module| format!("{}\n", module.name)).collect();
+        let loaded = self.modules.iter().take(self.loaded);
+        let names: String = loaded.map(|module| format!("{}\n", module.name)).collect();
         Ok(archive.file("etc/modules", 0o644, names.as_bytes())?)
     }
 }

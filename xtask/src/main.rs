@@ -18,6 +18,7 @@ mod kernels;
 mod modules;
 mod percent;
 mod process;
+mod rootfs;
 mod test;
 mod workspace;
 
@@ -33,7 +34,7 @@ use crate::workspace::Workspace;
 enum Task {
     /// Build the static release binary and print its path
     Build,
-    /// Fetch stock kernels and build initramfs images for them
+    /// Fetch stock kernels, and build initramfs images and disks for them
     Guest(guest::Arguments),
     /// Run a command on a KVM host: this machine, or an emulated one that sees the same files
     Host(host::Arguments),

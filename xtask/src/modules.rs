@@ -104,7 +104,14 @@ impl Tree {
                 return Err(Error::Missing { directory, name: (*name).to_owned() });
             }
         }
-        for name in optional {
+        self.extend(collected.modules, optional)
+    }
+
+    /// `modules` and after them those called `more` with all they depend on that is not among them yet.
+    pub fn extend(&self, modules: Vec<Module>, more: &[&str]) -> Result<Vec<Module>, Error> {
+        let seen = modules.iter().map(|module| module.name.clone()).collect();
+        let mut collected = Collected { seen, modules };
+        for name in more {
             self.add(&canonical(name), &mut collected)?;
         }
         Ok(collected.modules)

@@ -206,7 +206,13 @@ impl Apt {
         }
     }
 
-    fn sources(&self) -> PathBuf {
+    /// Name of the machine's release.
+    pub fn codename(&self) -> &str {
+        &self.codename
+    }
+
+    /// The private list of package sources, in the deb822 format.
+    pub fn sources(&self) -> PathBuf {
         self.directory.join("debian.sources")
     }
 

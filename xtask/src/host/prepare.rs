@@ -119,7 +119,9 @@ fn build(directory: &Path, busybox: &Path, kernel: &Kernel, key: String) -> Resu
         busybox,
         init: INIT,
         version: &kernel.version,
+        scripts: &[],
         modules: &boot,
+        loaded: boot.len(),
         mount_points: &["lower", "upper"],
     }
     .build(&initrd)?;

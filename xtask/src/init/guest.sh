@@ -1,7 +1,8 @@
 #!/bin/sh
 # First process of a test guest. Its first line of output marks the end of the boot; everything slow comes after it.
-# carve.run=COMMAND (percent-encoded) on the kernel command line is run on the console, its exit code printed, and the
-# guest powered off; without it there is a shell on the console, and leaving it powers off.
+# root= on the kernel command line (a device, LABEL=, UUID=, or the tag of a shared folder with rootfstype=virtiofs) names a
+# file system to go on from with its init= (by default /sbin/init); rootfstype=, rootflags=, ro and rw mean what they
+# mean to the kernel. Without root= the guest stays in memory, and carve-test is next.
 mount -t proc proc /proc
 read -r up idle </proc/uptime
 echo "carve-guest: ready $up"
@@ -9,47 +10,60 @@ echo "carve-guest: ready $up"
 export PATH=/bin HOME=/root
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev 2>/dev/null
-mkdir -p /dev/pts /dev/shm
-mount -t devpts devpts /dev/pts
-mount -t tmpfs tmpfs /dev/shm
-mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /tmp
-hostname carve-guest
-ifconfig lo up
+mount -t tmpfs -o mode=755 tmpfs /run
 modprobe -a $(cat /etc/modules)
 
-# Powering off discards what the console has not sent yet: setting a terminal mode waits for it first.
-power_off() {
+set -f
+root= types= flags= access=rw init=/sbin/init
+for word in $(cat /proc/cmdline); do
+	case $word in
+	root=*) root=${word#root=} ;;
+	rootfstype=*) types=${word#rootfstype=} ;;
+	rootflags=*) flags=,${word#rootflags=} ;;
+	init=*) init=${word#init=} ;;
+	ro | rw) access=$word ;;
+	esac
+done
+set +f
+[ -n "$root" ] || exec /bin/carve-test
+
+give_up() {
+	echo "carve-guest: $1"
 	stty opost </dev/console 2>/dev/null
 	poweroff -f
 }
 
-for name in /sys/class/input/event*/device/name; do
-	[ -e "$name" ] && read -r label <"$name" || continue
-	[ "$label" = "Power Button" ] || continue
-	event=${name#/sys/class/input/}
-	event=/dev/input/${event%%/*}
-	{
-		head -c 24 "$event" >/dev/null
-		echo "carve-guest: power button"
-		power_off
-	} &
-done
+find_root() {
+	case $root in
+	LABEL=* | UUID=*) device=$(findfs "$root" 2>/dev/null) ;;
+	/dev/*) device=$root && [ -b "$device" ] ;;
+	*) device=$root ;;
+	esac
+}
 
-set -f
-run=
-for word in $(cat /proc/cmdline); do
-	case $word in carve.run=*) run=${word#carve.run=} ;; esac
-done
-set +f
+# A read-only disk is mounted so without being asked twice.
+mount_root() {
+	for type in $types; do
+		mount -t "$type" -o "$access$flags" "$device" /newroot 2>/dev/null && return
+	done
+	false
+}
 
-cd /root
-if [ -n "$run" ]; then
-	run=$(printf '%b' "$(printf '%s' "$run" | sed 's/\\/\\\\/g; s/%/\\x/g')")
-	sh -c "$run"
-	echo "carve-guest: exit $?"
-else
-	export TERM="${TERM:-linux}" PS1='carve-guest:\w# '
-	setsid cttyhack sh
+tries=0
+until find_root; do
+	[ $((tries += 1)) -le 50 ] || give_up "there is no $root"
+	sleep 0.1
+done
+types=$(echo "${types:-ext4 btrfs xfs erofs}" | tr , ' ')
+mkdir /newroot
+mount_root || give_up "cannot mount $device as $types"
+
+# The image serves any kernel: the modules come along from here.
+if [ -d /newroot/lib/modules ]; then
+	mount -t tmpfs -o mode=755 tmpfs /newroot/lib/modules
+	cp -r /lib/modules/* /newroot/lib/modules/
 fi
-power_off
+for folder in proc sys dev run; do
+	mount --move /$folder /newroot/$folder
+done
+exec switch_root /newroot "$init"

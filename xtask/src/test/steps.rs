@@ -252,7 +252,11 @@ impl<'a> Steps<'a> {
 
     /// What tests read from the environment. Tools that can be had make their absence a failure.
     fn add_environment(&self, command: &mut Command, carve: Option<&Path>) -> Result<()> {
-        let manifest = guest::obtain(self.workspace, false)?;
+        let manifest = match carve {
+            // Where the binary is run, some guests boot from disks.
+            Some(_) => guest::obtain_with_roots(self.workspace, false)?,
+            None => guest::obtain(self.workspace, false)?,
+        };
         let kernels = std::env::join_paths(manifest.kernels.iter().map(|guest| &guest.kernel))?;
         command.env("CARVE_GUESTS", guest::directory(self.workspace));
         command.env("CARVE_TEST_KERNELS", kernels);
