@@ -1,5 +1,6 @@
 //! What the fuzz targets share: a small guest, and the drivers of hostile guests.
 
+pub mod disk;
 pub mod registers;
 pub mod rings;
 

@@ -187,6 +187,23 @@ fn a_disk_grows_while_it_runs() {
 }
 
 #[test]
+fn what_the_host_adds_to_a_disk_is_shown_when_asked_for() {
+    let file = memfd(MIB);
+    let properties = Properties { read_only: true, block_size: 4096, ..Properties::default() };
+    let driver = Driver::new(block(&raw(&file, BOTH[0]), properties), u64::MAX);
+    let handle = driver.device.handle();
+    assert!(handle.grow(2 * MIB).is_err() && handle.grow(MIB + 512).is_err());
+    assert_eq!(handle.follow_host().unwrap(), MIB);
+    assert_eq!(driver.signals.config(), 0);
+    file.set_len(2 * MIB + 1000).unwrap();
+    assert_eq!(handle.follow_host().unwrap(), 2 * MIB);
+    assert_eq!(u64::from(config_u32(&driver.device, 0)), 2 * MIB / 512);
+    file.set_len(MIB).unwrap();
+    assert_eq!(handle.follow_host().unwrap(), 2 * MIB);
+    assert_eq!(driver.signals.config(), 1);
+}
+
+#[test]
 fn a_saved_state_is_looked_at_before_it_is_believed() {
     let file = memfd(MIB);
     let storage = raw(&file, BOTH[1]);

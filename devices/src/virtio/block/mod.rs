@@ -72,6 +72,7 @@ struct Shared {
     /// The driver's choice, where it has one (VIRTIO_BLK_F_CONFIG_WCE).
     writeback: AtomicBool,
     read_only: bool,
+    block_size: u32,
     serial: [u8; ID_LEN],
     limiter: SharedLimiter,
     /// Host errors.
@@ -80,6 +81,8 @@ struct Shared {
     deadline: Mutex<Option<Instant>>,
     /// Of the driver that is there at present.
     interrupt: Mutex<Option<Arc<dyn Interrupt>>>,
+    /// Held by who changes the capacity.
+    resizing: Mutex<()>,
 }
 
 /// A block device.
@@ -125,11 +128,13 @@ impl Block {
             capacity: AtomicU64::new(storage.capacity() / 512 * 512),
             writeback: AtomicBool::new(true),
             read_only: properties.read_only,
+            block_size,
             serial,
             limiter: SharedLimiter::new(Arc::clone(&properties.limits)),
             log: RateLimitedLog::new(),
             deadline: Mutex::new(None),
             interrupt: Mutex::new(None),
+            resizing: Mutex::new(()),
         };
         Ok(Self {
             storage,
@@ -168,26 +173,57 @@ impl Block {
 }
 
 impl Handle {
+    /// Size of the disk in bytes, as the driver sees it.
+    pub fn capacity(&self) -> u64 {
+        self.shared.capacity.load(Ordering::Acquire)
+    }
+
     /// Lets the disk grow to `bytes`, storage included, and tells the driver.
     ///
     /// # Errors
     ///
-    /// `bytes` is not a multiple of 512, less than the disk has, or more than its storage can hold.
+    /// `bytes` is not whole blocks, less than the disk has, or more than its storage can hold; or the
+    /// disk is read-only.
     pub fn grow(&self, bytes: u64) -> io::Result<()> {
-        let old = self.shared.capacity.load(Ordering::Acquire);
-        if bytes < old || !bytes.is_multiple_of(512) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("a disk of {old} bytes can only grow, by whole sectors of 512 bytes"),
-            ));
+        let _alone = lock(&self.shared.resizing);
+        let (old, block_size) = (self.capacity(), self.shared.block_size);
+        let invalid = |reason| io::Error::new(io::ErrorKind::InvalidInput, reason);
+        if bytes < old || !bytes.is_multiple_of(block_size.into()) {
+            let reason =
+                format!("a disk of {old} bytes can only grow, by whole blocks of {block_size}");
+            return Err(invalid(reason));
+        }
+        if self.shared.read_only && self.storage.host_size()? < bytes {
+            return Err(invalid("the disk is read-only and its file not as large".to_owned()));
         }
         self.storage.grow(bytes)?;
+        self.announce(bytes);
+        Ok(())
+    }
+
+    /// Shows the driver what its owner on the host has added to the file or block device; the size in
+    /// bytes then. One that shrank stays as it was: what is missing cannot be read.
+    ///
+    /// # Errors
+    ///
+    /// The size cannot be told.
+    pub fn follow_host(&self) -> io::Result<u64> {
+        let _alone = lock(&self.shared.resizing);
+        let block_size = u64::from(self.shared.block_size);
+        let bytes = self.storage.host_size()? / block_size * block_size;
+        if bytes > self.capacity() {
+            self.storage.grow(bytes)?;
+            self.announce(bytes);
+        }
+        Ok(self.capacity())
+    }
+
+    fn announce(&self, bytes: u64) {
         self.shared.capacity.store(bytes, Ordering::Release);
         let interrupt = lock(&self.shared.interrupt).clone();
         if let Some(interrupt) = interrupt {
             interrupt.signal_config();
         }
-        Ok(())
     }
 
     /// The rate limits, to be changed at will.

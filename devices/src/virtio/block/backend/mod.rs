@@ -23,6 +23,15 @@ pub trait Storage: Send + Sync {
     /// Its size in bytes, a multiple of 512.
     fn capacity(&self) -> u64;
 
+    /// What it could have in bytes, if its owner on the host has made it larger.
+    ///
+    /// # Errors
+    ///
+    /// The host does not tell.
+    fn host_size(&self) -> io::Result<u64> {
+        Ok(self.capacity())
+    }
+
     /// Lets it grow to `bytes`, a multiple of 512.
     ///
     /// # Errors

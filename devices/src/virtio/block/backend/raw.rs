@@ -82,14 +82,17 @@ impl Storage for Raw {
         self.capacity.load(Ordering::Acquire)
     }
 
+    fn host_size(&self) -> io::Result<u64> {
+        (&self.file.file).seek(SeekFrom::End(0))
+    }
+
     fn grow(&self, bytes: u64) -> io::Result<()> {
-        let mut file = &self.file.file;
         // Whoever owns a block device, or this file, may have made it larger already.
-        if file.seek(SeekFrom::End(0))? < bytes {
+        if self.host_size()? < bytes {
             if self.file.is_device {
                 return Err(io::Error::other("the block device is smaller"));
             }
-            file.set_len(bytes)?;
+            self.file.file.set_len(bytes)?;
         }
         self.capacity.store(bytes, Ordering::Release);
         Ok(())
