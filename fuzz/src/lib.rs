@@ -1,8 +1,10 @@
 //! What the fuzz targets share: a small guest, and the drivers of hostile guests.
 
 pub mod disk;
+pub mod device;
 pub mod registers;
 pub mod rings;
+pub mod sockets;
 
 use boot::layout::RamLayout;
 use vm_memory::{GuestAddress, GuestMemoryMmap};

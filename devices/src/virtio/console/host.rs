@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
@@ -52,6 +53,8 @@ pub(super) struct HostSide {
     hung_up: bool,
     /// How many peers have left.
     departures: u64,
+    /// A client may wait that the host had no descriptor for.
+    has_caller: bool,
 }
 
 impl HostSide {
@@ -65,6 +68,7 @@ impl HostSide {
             connected: false,
             hung_up: false,
             departures: 0,
+            has_caller: false,
         };
         match back_end {
             BackEnd::Files { input, output } => {
@@ -136,7 +140,7 @@ impl HostSide {
 
     /// Whether nothing tells when someone comes, so that one must ask from time to time.
     pub(super) fn must_be_asked(&self) -> bool {
-        self.kind == Kind::Pty && !self.connected
+        !self.connected && (self.kind == Kind::Pty || self.has_caller)
     }
 
     /// Whether it is worth taking a buffer from the guest to read into.
@@ -195,8 +199,10 @@ impl HostSide {
     fn accept(&mut self) {
         let Some(listener) = self.listener.as_ref().filter(|_| !self.connected) else { return };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        // Out of descriptors, or the client has left already: the next event tells.
-        let Ok(client) = accept_with(listener, flags) else { return };
+        let client = accept_with(listener, flags);
+        // No event tells again of those who wait, nor when there are descriptors.
+        self.has_caller = !matches!(client, Ok(_) | Err(Errno::AGAIN | Errno::CONNABORTED));
+        let Ok(client) = client else { return };
         self.connect(client);
         if self.watch_streams().is_err() {
             // Nothing would tell when it says something.
