@@ -53,7 +53,7 @@ const OPTIONAL: [&str; 10] = [
     "vmw_vsock_virtio_transport",
 ];
 /// Modules that are there for whoever asks for their file system: loading all would take a boot half a second more.
-const ON_DEMAND: [&str; 5] = ["autofs4", "btrfs", "ext4", "isofs", "xfs"];
+const ON_DEMAND: [&str; 3] = ["btrfs", "ext4", "isofs"];
 /// What a guest with as little memory as the kernel gets along with can afford.
 const TINY: [&str; 3] = ["button", "evdev", "virtio_mmio"];
 const TINY_OPTIONAL: [&str; 2] = ["pvpanic", "pvpanic_mmio"];

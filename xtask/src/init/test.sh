@@ -39,7 +39,7 @@ set +f
 cd /root
 if [ -n "$run" ]; then
 	run=$(printf '%b' "$(printf '%s' "$run" | sed 's/\\/\\\\/g; s/%/\\x/g')")
-	sh -c "$run"
+	/bin/sh -c "$run"
 	echo "carve-guest: exit $?"
 else
 	export TERM="${TERM:-linux}" PS1='carve-guest:\w# '

@@ -12,7 +12,7 @@ const PROGRAM: &str = "mmdebstrap";
 const REMEDY: &str = "It builds the root file systems of guests that boot from disks.";
 
 /// Besides the essential ones and what they depend on.
-const PACKAGES: [&str; 18] = [
+const PACKAGES: [&str; 17] = [
     "btrfs-progs",
     "busybox-static",
     "dbus",
@@ -30,7 +30,6 @@ const PACKAGES: [&str; 18] = [
     "systemd-sysv",
     "udev",
     "util-linux",
-    "xfsprogs",
 ];
 /// What nobody reads in a test guest.
 const EXCLUDED: [&str; 5] = [

@@ -10,7 +10,7 @@ use super::Error;
 use crate::{files, guest};
 
 /// Path, permissions and text.
-const FILES: [(&str, u32, &str); 10] = [
+const FILES: [(&str, u32, &str); 12] = [
     ("usr/bin/carve-test", 0o755, guest::TEST),
     ("etc/udhcpc/default.script", 0o755, guest::UDHCPC),
     ("etc/hostname", 0o644, "carve-guest\n"),
@@ -19,15 +19,31 @@ const FILES: [(&str, u32, &str); 10] = [
     // A machine that has one does not go through its first boot.
     ("etc/machine-id", 0o444, "c0de5f3ad1c2467b9c4e2b6f8a7d1e30\n"),
     ("etc/systemd/system/serial-getty@.service.d/autologin.conf", 0o644, AUTOLOGIN),
+    ("etc/systemd/system/systemd-logind.service.d/late.conf", 0o644, LOGIND),
+    ("etc/systemd/system/systemd-udev-trigger.service.d/few.conf", 0o644, UDEV_TRIGGER),
     ("etc/systemd/journald.conf.d/guest.conf", 0o644, JOURNAL),
     ("etc/systemd/system.conf.d/guest.conf", 0o644, SYSTEM),
     ("etc/systemd/network/80-dhcp.network", 0o644, NETWORK),
 ];
 
+// Not of type idle: that waits for everything else.
 const AUTOLOGIN: &str = "\
 [Service]
+Type=simple
 ExecStart=
 ExecStart=-/sbin/agetty --autologin root --keep-baud 115200 --noclear - $TERM
+";
+// It is for the power button: a prompt need not wait for it.
+const LOGIND: &str = "\
+[Unit]
+After=getty.target
+";
+// Each device takes programs to be started, and a kernel has 64 virtual terminals alone.
+const UDEV_TRIGGER: &str = "\
+[Service]
+ExecStart=
+ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=block --subsystem-match=net --subsystem-match=input --subsystem-match=virtio-ports
+ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=tty --sysname-match=ttyS0 --sysname-match=hvc*
 ";
 const JOURNAL: &str = "\
 [Journal]
@@ -46,6 +62,7 @@ DefaultTimeoutStartSec=600
 DefaultDeviceTimeoutSec=600
 DefaultTimeoutStopSec=10
 ";
+// For guests started with systemd.wants=systemd-networkd.service on the kernel command line.
 const NETWORK: &str = "\
 [Match]
 Type=ether
@@ -61,14 +78,11 @@ const LINKS: [(&str, &str); 3] = [
     ("etc/resolv.conf", "../run/resolv.conf"),
     // Modules come from the initramfs, with the index that busybox reads.
     ("usr/sbin/modprobe", "../bin/busybox"),
-    (
-        "etc/systemd/system/multi-user.target.wants/systemd-networkd.service",
-        "/lib/systemd/system/systemd-networkd.service",
-    ),
+    ("etc/systemd/system/default.target", "/lib/systemd/system/multi-user.target"),
 ];
 
 /// Units that take time and do nothing for a test.
-const MASKED: [&str; 30] = [
+const MASKED: [&str; 36] = [
     "console-getty.service",
     "dev-hugepages.mount",
     "dev-mqueue.mount",
@@ -81,6 +95,7 @@ const MASKED: [&str; 30] = [
     "ldconfig.service",
     "modprobe@.service",
     "proc-sys-fs-binfmt_misc.automount",
+    "remote-fs.target",
     "sys-fs-fuse-connections.mount",
     "sys-kernel-config.mount",
     "sys-kernel-debug.mount",
@@ -89,14 +104,19 @@ const MASKED: [&str; 30] = [
     "systemd-ask-password-wall.path",
     "systemd-binfmt.service",
     "systemd-hwdb-update.service",
+    "systemd-journal-catalog-update.service",
     "systemd-journal-flush.service",
     "systemd-modules-load.service",
     "systemd-network-generator.service",
     "systemd-networkd-wait-online.service",
     "systemd-pstore.service",
     "systemd-random-seed.service",
+    "systemd-remount-fs.service",
     "systemd-sysctl.service",
+    "systemd-sysusers.service",
     "systemd-tmpfiles-clean.timer",
+    "systemd-tmpfiles-setup-dev.service",
+    "systemd-tmpfiles-setup.service",
     "systemd-update-utmp-runlevel.service",
     "systemd-update-utmp.service",
 ];
