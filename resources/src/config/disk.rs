@@ -8,7 +8,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::byte_rate::ByteRate;
+use super::Bandwidth;
 use super::words::words;
 use crate::Size;
 
@@ -73,7 +73,7 @@ pub struct Disk {
     pub iops_burst: Option<u64>,
     /// Most bytes a second.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub bandwidth: Option<ByteRate>,
+    pub bandwidth: Option<Bandwidth>,
     /// Bytes let through at once after a rest; a tenth of a second's worth if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bandwidth_burst: Option<Size>,
@@ -154,7 +154,7 @@ struct Table {
     block_size: Option<u64>,
     iops: Option<u64>,
     iops_burst: Option<u64>,
-    bandwidth: Option<ByteRate>,
+    bandwidth: Option<Bandwidth>,
     bandwidth_burst: Option<Size>,
 }
 

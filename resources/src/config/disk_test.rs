@@ -120,7 +120,7 @@ fn files_are_checked_as_flags_are() {
         (r#"disk = [{ path = "d", queues = 99 }]"#, "use 1 to 16"),
         (r#"disk = [{ path = "d", overlay = true }]"#, "false, \"discard\""),
         (r#"disk = [{ path = "d", colour = "red" }]"#, "colour"),
-        (r#"disk = [{ path = "d", bandwidth = 0 }]"#, "a rate such as"),
+        (r#"disk = [{ path = "d", bandwidth = 0 }]"#, "a bandwidth such as"),
         ("disk = [{ readonly = true }]", "no path"),
     ] {
         let error = toml::from_str::<File>(text).unwrap_err();

@@ -19,7 +19,6 @@
 
 mod balloon;
 mod bandwidth;
-mod byte_rate;
 mod console;
 mod disk;
 mod file;
@@ -40,7 +39,6 @@ mod words;
 
 pub use balloon::{Balloon, BalloonConflict, BalloonSpec, ParseBalloonError};
 pub use bandwidth::{Bandwidth, ParseBandwidthError};
-pub use byte_rate::{ByteRate, ParseByteRateError};
 pub use console::{
     ConsoleConflict, ConsoleKind, ConsolePort, ConsoleTarget, InvalidPortName, MAX_CONSOLE_PORTS,
     ParseConsoleError, PortName, console_conflicts,

@@ -143,10 +143,10 @@ const KEYS: [&str; 15] = [
 
 /// A rule that a network device breaks. Says which device, value, reason and remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("net[{index}]: {rule}")]
+#[error("{name}: {rule}")]
 pub struct NetConflict {
-    /// Which device, from 0.
-    pub index: usize,
+    /// What the device is written under, such as `net.lan`.
+    pub name: String,
     /// The rule.
     pub rule: NetRule,
 }
@@ -185,12 +185,12 @@ pub enum NetRule {
     #[error("forward is given, but only `user` forwards ports; use user, or leave forward out")]
     ForwardWithoutUser,
     /// One port twice.
-    #[error("{forward} is forwarded already by net[{other}]; choose another port of the host")]
+    #[error("{forward} is forwarded already by {other}; choose another port of the host")]
     ForwardTwice {
         /// The later one.
         forward: Forward,
         /// Where the earlier one is.
-        other: usize,
+        other: String,
     },
     /// An impossible MTU.
     #[error("mtu is {0}, but an MTU is 68 to 65535 bytes; use 1500 or leave it out")]
@@ -222,24 +222,22 @@ pub enum NetRule {
     #[error("{0} is 0, which would stop all traffic; give a number from 1, or use link = \"down\"")]
     NoPackets(&'static str),
     /// One address twice.
-    #[error(
-        "mac is {mac}, but net[{other}] has it already; give each device an address of its own"
-    )]
+    #[error("mac is {mac}, which {other} has already; give each device an address of its own")]
     MacTwice {
         /// The address.
         mac: MacAddress,
         /// The other device.
-        other: usize,
+        other: String,
     },
     /// One interface twice.
-    #[error("{key} is {value}, which net[{other}] uses already; give each device a tap of its own")]
+    #[error("{key} is {value}, which {other} uses already; give each device a tap of its own")]
     TapTwice {
         /// `tap` or `tap_fd`.
         key: &'static str,
         /// The name or descriptor.
         value: String,
         /// The other device.
-        other: usize,
+        other: String,
     },
 }
 
@@ -264,57 +262,62 @@ impl NetRule {
     }
 }
 
-/// The network devices of the VM `name`, defaults filled in.
+/// The network devices of the VM `name`, defaults filled in. Each comes with what it is written under,
+/// such as `net.lan`, which messages call it by.
 ///
 /// # Errors
 ///
 /// Every rule that one of them breaks, or several together.
 pub fn resolve_nets(
-    specs: Vec<NetSpec>,
+    specs: Vec<(String, NetSpec)>,
     name: Option<&Name>,
-) -> Result<Vec<Net>, Vec<NetConflict>> {
+) -> Result<Vec<(String, Net)>, Vec<NetConflict>> {
     let mut conflicts = Vec::new();
-    let mut nets = Vec::new();
-    for (index, spec) in specs.into_iter().enumerate() {
-        match spec.resolve(name, index) {
-            Ok(net) => nets.push((index, net)),
-            Err(rules) => {
-                conflicts.extend(rules.into_iter().map(|rule| NetConflict { index, rule }));
-            }
+    let mut note = |name: &str, rules: Vec<NetRule>| {
+        let conflict = |rule| NetConflict { name: name.to_owned(), rule };
+        conflicts.extend(rules.into_iter().map(conflict));
+    };
+    let mut nets: Vec<(String, Net)> = Vec::new();
+    for (index, (label, spec)) in specs.into_iter().enumerate() {
+        match spec.resolve(name, index, &label) {
+            Ok(net) => nets.push((label, net)),
+            Err(rules) => note(&label, rules),
         }
     }
-    for (later, (index, net)) in nets.iter().enumerate() {
+    for (later, (label, net)) in nets.iter().enumerate() {
         for (other, earlier) in &nets[..later] {
-            let rules = net.conflicts_with(earlier, *other);
-            conflicts.extend(rules.into_iter().map(|rule| NetConflict { index: *index, rule }));
+            note(label, net.conflicts_with(earlier, other));
         }
     }
-    if conflicts.is_empty() {
-        Ok(nets.into_iter().map(|(_, net)| net).collect())
-    } else {
-        Err(conflicts)
-    }
+    if conflicts.is_empty() { Ok(nets) } else { Err(conflicts) }
 }
 
 impl Net {
-    fn conflicts_with(&self, earlier: &Self, other: usize) -> Vec<NetRule> {
+    fn conflicts_with(&self, earlier: &Self, other: &str) -> Vec<NetRule> {
         let mut rules = Vec::new();
+        let other = || other.to_owned();
         if let Some(mac) = self.mac
             && earlier.mac == Some(mac)
         {
-            rules.push(NetRule::MacTwice { mac, other });
+            rules.push(NetRule::MacTwice { mac, other: other() });
         }
         match (&self.connection, &earlier.connection) {
             (Connection::Tap(name), Connection::Tap(earlier)) if name == earlier => {
-                rules.push(NetRule::TapTwice { key: "tap", value: name.clone(), other });
+                rules.push(NetRule::TapTwice { key: "tap", value: name.clone(), other: other() });
             }
             (Connection::TapFd(fd), Connection::TapFd(earlier)) if fd == earlier => {
-                rules.push(NetRule::TapTwice { key: "tap_fd", value: fd.to_string(), other });
+                rules.push(NetRule::TapTwice {
+                    key: "tap_fd",
+                    value: fd.to_string(),
+                    other: other(),
+                });
             }
             (Connection::User(forwards), Connection::User(earlier)) => {
                 let twice = |forward: &&Forward| earlier.iter().any(|e| forward.clashes_with(e));
                 let twice = forwards.iter().filter(twice);
-                rules.extend(twice.map(|&forward| NetRule::ForwardTwice { forward, other }));
+                rules.extend(
+                    twice.map(|&forward| NetRule::ForwardTwice { forward, other: other() }),
+                );
             }
             _ => {}
         }
@@ -323,8 +326,8 @@ impl Net {
 }
 
 impl NetSpec {
-    fn resolve(self, name: Option<&Name>, index: usize) -> Result<Net, Vec<NetRule>> {
-        let mut rules = self.check(index);
+    fn resolve(self, name: Option<&Name>, index: usize, label: &str) -> Result<Net, Vec<NetRule>> {
+        let mut rules = self.check(label);
         let connection = self.connection().map_err(|rule| rules.insert(0, rule)).ok();
         let Some(connection) = connection.filter(|_| rules.is_empty()) else { return Err(rules) };
         Ok(Net {
@@ -353,7 +356,7 @@ impl NetSpec {
     }
 
     /// Everything but what it is connected to.
-    fn check(&self, index: usize) -> Vec<NetRule> {
+    fn check(&self, label: &str) -> Vec<NetRule> {
         let mut rules = Vec::new();
         for (key, name, example) in [("tap", &self.tap, "tap0"), ("bridge", &self.bridge, "br0")] {
             if let Some(name) = name.clone().filter(|name| !is_interface(name)) {
@@ -366,7 +369,7 @@ impl NetSpec {
         }
         for (later, &forward) in self.forward.iter().enumerate() {
             if self.forward[..later].iter().any(|earlier| forward.clashes_with(earlier)) {
-                rules.push(NetRule::ForwardTwice { forward, other: index });
+                rules.push(NetRule::ForwardTwice { forward, other: label.to_owned() });
             }
         }
         rules.extend(self.mtu.filter(|mtu| !MTUS.contains(mtu)).map(NetRule::Mtu));

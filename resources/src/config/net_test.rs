@@ -11,7 +11,13 @@ fn name() -> Name {
 }
 
 fn resolved(texts: &[&str]) -> Result<Vec<Net>, Vec<NetConflict>> {
-    resolve_nets(texts.iter().map(|text| flag_text(text)).collect(), Some(&name()))
+    let nets = resolve_nets(named(texts), Some(&name()))?;
+    Ok(nets.into_iter().map(|(_, net)| net).collect())
+}
+
+/// Devices `net.a`, `net.b` and so on.
+fn named(texts: &[&str]) -> Vec<(String, NetSpec)> {
+    ('a'..).zip(texts).map(|(name, text)| (format!("net.{name}"), flag_text(text))).collect()
 }
 
 #[test]
@@ -53,8 +59,8 @@ fn what_is_left_out_has_defaults() {
         (tap.mtu, tap.receive, tap.send),
         (None, NetLimits::default(), NetLimits::default())
     );
-    let nameless = resolve_nets(vec![flag_text("user")], None).unwrap();
-    assert_eq!(nameless[0].mac, None);
+    let nameless = resolve_nets(named(&["user"]), None).unwrap();
+    assert_eq!((nameless[0].0.as_str(), nameless[0].1.mac), ("net.a", None));
 }
 
 #[test]
@@ -64,7 +70,8 @@ fn a_resolved_device_is_written_as_it_could_have_been_given() {
         let net = resolved(&[text]).unwrap().remove(0);
         let written = toml::to_string(&net).unwrap();
         let spec: NetSpec = toml::from_str(&written).unwrap();
-        assert_eq!(resolve_nets(vec![spec], None).unwrap(), [net], "{written}");
+        let again = resolve_nets(vec![("net.a".to_owned(), spec)], None).unwrap();
+        assert_eq!(again[0].1, net, "{written}");
     }
 }
 
@@ -116,7 +123,7 @@ fn every_rule_names_value_place_and_remedy() {
         let [conflict] = &conflicts[..] else { panic!("{text}: {conflicts:?}") };
         let message = conflict.to_string();
         assert_eq!(conflict.rule.key(), key, "{message}");
-        assert!(message.starts_with("net[1]: "), "{message}");
+        assert!(message.starts_with("net.b: "), "{message}");
         assert!(parts.iter().all(|part| message.contains(part)), "{message}");
     }
 }
@@ -131,9 +138,9 @@ fn devices_must_not_share_what_is_one_ones_own() {
         ("user,forward=80".to_owned(), "user,forward=127.0.0.1:80".to_owned(), "forward"),
     ] {
         let conflicts = resolved(&[&first, &second]).unwrap_err();
-        assert_eq!((conflicts.len(), conflicts[0].index), (1, 1));
+        assert_eq!((conflicts.len(), conflicts[0].name.as_str()), (1, "net.b"));
         assert_eq!(conflicts[0].rule.key(), key);
-        assert!(conflicts[0].to_string().contains("net[0]"), "{}", conflicts[0]);
+        assert!(conflicts[0].to_string().contains("net.a"), "{}", conflicts[0]);
     }
     let separate = ["bridge=br0", "bridge=br0", "user,forward=80", "user,forward=udp:80"];
     assert_eq!(resolved(&separate).unwrap().len(), 4);

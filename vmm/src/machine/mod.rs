@@ -8,6 +8,8 @@ pub mod balloons;
 pub mod console_ports;
 pub mod disks;
 pub mod memory;
+pub mod networks;
+pub mod passt;
 pub mod sources;
 pub mod topology;
 pub mod unix_socket;

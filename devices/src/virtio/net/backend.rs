@@ -67,4 +67,20 @@ pub trait Port: Send {
     fn flush(&mut self) -> io::Result<bool> {
         Ok(true)
     }
+
+    /// Whether there is another side. One that is lost may be replaced: see
+    /// [`revive`](Self::revive).
+    fn is_connected(&self) -> bool {
+        true
+    }
+
+    /// Readable when a lost other side may have been replaced; none where that cannot be.
+    fn revival(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Goes on with what has replaced a lost other side; whether something has.
+    fn revive(&mut self) -> bool {
+        false
+    }
 }

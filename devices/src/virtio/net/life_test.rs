@@ -1,5 +1,6 @@
 //! The life of a network device: waiting, pause and restore, its link, its limits.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::net_test::*;
@@ -137,6 +138,38 @@ fn a_lost_peer_is_a_lost_link_and_frames_still_come_back() {
     assert_eq!(driver.queues[TX].request(&[outgoing(&frame(OTHER, 1, 60))]), []);
     driver.pause_and_resume();
     assert_eq!(driver.queues[TX].request(&[outgoing(&frame(OTHER, 1, 60))]), []);
+}
+
+#[test]
+fn a_peer_that_is_replaced_mends_the_link() {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let backend = StreamSocket::new(ours).unwrap();
+    let mut driver = Driver::new(Net::new(Arc::new(backend.clone()), options()), u64::MAX);
+    post_buffers(&mut driver, 4);
+    let mut theirs = Some(Peer(theirs));
+    for round in 0..4 {
+        // A frame broken off in the middle must not be continued by the next peer's.
+        theirs.take().unwrap().0.write_all(&[0, 0, 1]).unwrap();
+        wait("the link goes down", || status(&driver) & 1 == 0);
+        match round {
+            1 => driver.pause_and_resume(),
+            2 => driver.save_and_restore(Net::new(Arc::new(backend.clone()), options())),
+            _ => {}
+        }
+        assert_eq!(status(&driver) & 1, 0);
+        let (ours, next) = std::os::unix::net::UnixStream::pair().unwrap();
+        next.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        backend.replace(ours).unwrap();
+        wait("the link comes back", || status(&driver) & 1 == 1);
+        let next = theirs.insert(Peer(next));
+        driver.queues[TX].request(&[outgoing(&frame(OTHER, round, 60))]);
+        assert_eq!(next.receive(), frame(OTHER, round, 60));
+        next.send(&frame(MAC, round, 60));
+        assert_eq!(received(&mut driver), frame(MAC, round, 60));
+        post_buffers(&mut driver, 1);
+    }
+    driver.device.shared.link.set(false);
+    assert_eq!(status(&driver) & 1, 0, "plugged out, whatever is at the other end");
 }
 
 fn limit(bytes: u64) -> Option<Arc<SharedLimiter>> {

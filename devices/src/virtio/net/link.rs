@@ -5,29 +5,40 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::virtio::interrupt::Interrupt;
 
-/// Whether a network device has a link. Kept by the host over resets of the machine; each device
-/// on it tells its driver of changes.
-#[derive(Default)]
+/// Whether a network device has a link: the cable is plugged in, and something is at its other end.
+/// Kept by the host over resets of the machine; each device on it tells its driver of changes.
 pub struct Link {
-    up: AtomicBool,
+    plugged: AtomicBool,
+    /// Something is at the other end, as far as the device's workers know.
+    carrier: AtomicBool,
     /// Of the driver that listens, if one does. Not locked on the data path.
     interrupt: Mutex<Option<Arc<dyn Interrupt>>>,
 }
 
 impl Link {
-    /// A link that is up or down.
-    pub fn new(up: bool) -> Arc<Self> {
-        Arc::new(Self { up: AtomicBool::new(up), interrupt: Mutex::default() })
+    /// A cable that is plugged in or not.
+    pub fn new(plugged: bool) -> Arc<Self> {
+        let (plugged, carrier) = (AtomicBool::new(plugged), AtomicBool::new(true));
+        Arc::new(Self { plugged, carrier, interrupt: Mutex::default() })
     }
 
     /// Whether frames pass.
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Acquire)
+        self.plugged.load(Ordering::Acquire) && self.carrier.load(Ordering::Acquire)
     }
 
     /// Plugs the cable in or out, and tells the driver if that is a change.
-    pub fn set(&self, up: bool) {
-        if self.up.swap(up, Ordering::AcqRel) != up {
+    pub fn set(&self, plugged: bool) {
+        self.change(&self.plugged, plugged);
+    }
+
+    /// Notes whether anything is at the other end, and tells the driver if that is a change.
+    pub(super) fn set_carrier(&self, carrier: bool) {
+        self.change(&self.carrier, carrier);
+    }
+
+    fn change(&self, what: &AtomicBool, to: bool) {
+        if what.swap(to, Ordering::AcqRel) != to {
             self.signal();
         }
     }

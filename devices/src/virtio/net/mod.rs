@@ -149,13 +149,16 @@ impl Net {
             return Ok(());
         }
         let shared = || Arc::clone(&self.shared);
+        let port = self.backend.port(pair)?;
+        let port_gone = !port.is_connected();
+        self.shared.link.set_carrier(!port_gone);
         let handler = Pair {
-            port: self.backend.port(pair)?,
+            port,
             rx: rx.map(|queue| Receiver::new(queue, pair, mergeable, shared())),
             tx: tx.map(|queue| Transmitter::new(queue, pair, shared())),
             control,
             shared: shared(),
-            port_gone: false,
+            port_gone,
         };
         self.workers.push(Worker::start(format!("{}-{pair}", self.options.name), handler)?);
         Ok(())

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::net::{RecvFlags, SendFlags, recv, send};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::backend::{Backend, Port};
 use super::buffers::{self, Iovecs, Room};
@@ -19,14 +20,27 @@ const PREFIX: usize = 4;
 const INBOX: usize = 128 << 10;
 
 /// The socket, with what has been received and sent in part: that belongs to the connection, which
-/// goes on when the device is reset.
+/// goes on when the device is reset. The process at its other side may be
+/// [replaced](Self::replace).
+#[derive(Clone)]
 pub struct StreamSocket {
-    socket: Arc<UnixStream>,
+    line: Arc<Line>,
+}
+
+/// What the back end and its ports share.
+struct Line {
     // Taken by one worker at a time, never by a vCPU thread.
-    connection: Arc<Mutex<Connection>>,
+    connection: Mutex<Connection>,
+    /// Readable when the socket has been replaced, until a port has seen it.
+    replaced: EventFd,
 }
 
 struct Connection {
+    socket: Arc<UnixStream>,
+    /// How often it has been replaced.
+    generation: u32,
+    /// The other side is gone.
+    lost: bool,
     inbox: Box<[u8]>,
     start: usize,
     end: usize,
@@ -39,17 +53,50 @@ impl StreamSocket {
     ///
     /// # Errors
     ///
-    /// It cannot be made non-blocking.
+    /// It cannot be made non-blocking, or there is no descriptor left.
     pub fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let connection = Connection {
+            socket: Arc::new(socket),
+            generation: 0,
+            lost: false,
             inbox: vec![0; INBOX].into(),
             start: 0,
             end: 0,
             unsent: Vec::with_capacity(PREFIX + header::MAX_FRAME),
             iovecs: Iovecs::default(),
         };
-        Ok(Self { socket: Arc::new(socket), connection: Arc::new(Mutex::new(connection)) })
+        let replaced = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        Ok(Self { line: Arc::new(Line { connection: Mutex::new(connection), replaced }) })
+    }
+
+    /// The socket at present.
+    pub fn socket(&self) -> Arc<UnixStream> {
+        Arc::clone(&self.line.lock().socket)
+    }
+
+    /// Goes on with another socket, whose other side knows nothing of the frames so far; what the
+    /// previous connection has begun is lost. A device that lost its link gets it back.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made non-blocking.
+    pub fn replace(&self, socket: UnixStream) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        let mut connection = self.line.lock();
+        connection.socket = Arc::new(socket);
+        connection.generation = connection.generation.wrapping_add(1);
+        connection.lost = false;
+        (connection.start, connection.end) = (0, 0);
+        connection.unsent.clear();
+        drop(connection);
+        self.line.replaced.write(1)
+    }
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -63,8 +110,9 @@ impl Backend for StreamSocket {
     }
 
     fn port(&self, _: u16) -> io::Result<Box<dyn Port>> {
-        let (socket, connection) = (Arc::clone(&self.socket), Arc::clone(&self.connection));
-        Ok(Box::new(StreamPort { socket, connection }))
+        let connection = self.line.lock();
+        let (socket, generation) = (Arc::clone(&connection.socket), connection.generation);
+        Ok(Box::new(StreamPort { line: Arc::clone(&self.line), socket, generation }))
     }
 
     fn set_offloads(&self, _: u64) -> io::Result<()> {
@@ -77,13 +125,21 @@ impl Backend for StreamSocket {
 }
 
 struct StreamPort {
+    line: Arc<Line>,
+    /// The socket last seen, to wait for.
     socket: Arc<UnixStream>,
-    connection: Arc<Mutex<Connection>>,
+    generation: u32,
 }
 
 impl StreamPort {
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The connection, to which this port changes over if it is another one.
+    fn connection(&mut self) -> MutexGuard<'_, Connection> {
+        let connection = self.line.lock();
+        if connection.generation != self.generation {
+            self.socket = Arc::clone(&connection.socket);
+            self.generation = connection.generation;
+        }
+        connection
     }
 }
 
@@ -94,24 +150,37 @@ impl Port for StreamPort {
 
     fn receive(&mut self, room: &mut Room, spill: &mut [u8]) -> io::Result<usize> {
         let mut connection = self.connection();
-        loop {
-            if let Some(frame) = connection.next_frame()? {
-                return copy(frame, room, spill);
-            }
-            connection.fill(&self.socket)?;
-        }
+        let received = connection.receive(room, spill);
+        connection.note(received)
     }
 
     fn send(&mut self, frame: &Chain) -> io::Result<()> {
         let mut connection = self.connection();
-        if !connection.flush(&self.socket)? {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        connection.send(&self.socket, frame)
+        let sent = match connection.flush() {
+            Ok(true) => connection.send(frame),
+            Ok(false) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(error) => Err(error),
+        };
+        connection.note(sent)
     }
 
     fn flush(&mut self) -> io::Result<bool> {
-        self.connection().flush(&self.socket)
+        let mut connection = self.connection();
+        let flushed = connection.flush();
+        connection.note(flushed)
+    }
+
+    fn is_connected(&self) -> bool {
+        !self.line.lock().lost
+    }
+
+    fn revival(&self) -> Option<BorrowedFd<'_>> {
+        Some(buffers::descriptor(&self.line.replaced))
+    }
+
+    fn revive(&mut self) -> bool {
+        let _ = self.line.replaced.read();
+        !self.connection().lost
     }
 }
 
@@ -126,6 +195,27 @@ fn copy(frame: &[u8], room: &mut Room, spill: &mut [u8]) -> io::Result<usize> {
 }
 
 impl Connection {
+    /// Keeps in mind if `result` says that the other side is gone.
+    fn note<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionReset, InvalidData, NotConnected, UnexpectedEof,
+        };
+        self.lost |= result.as_ref().is_err_and(|error| {
+            let kinds = [BrokenPipe, ConnectionReset, InvalidData, NotConnected, UnexpectedEof];
+            kinds.contains(&error.kind())
+        });
+        result
+    }
+
+    fn receive(&mut self, room: &mut Room, spill: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Some(frame) = self.next_frame()? {
+                return copy(frame, room, spill);
+            }
+            self.fill()?;
+        }
+    }
+
     /// The next frame, if it is there whole.
     fn next_frame(&mut self) -> io::Result<Option<&[u8]>> {
         let there = &self.inbox[self.start..self.end];
@@ -143,10 +233,10 @@ impl Connection {
     }
 
     /// Receives once; there is room for it, as no whole frame is left.
-    fn fill(&mut self, socket: &UnixStream) -> io::Result<()> {
+    fn fill(&mut self) -> io::Result<()> {
         self.inbox.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
-        let (count, _) = recv(socket, &mut self.inbox[self.end..], RecvFlags::DONTWAIT)?;
+        let (count, _) = recv(&self.socket, &mut self.inbox[self.end..], RecvFlags::DONTWAIT)?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -154,10 +244,10 @@ impl Connection {
         Ok(())
     }
 
-    fn send(&mut self, socket: &UnixStream, frame: &Chain) -> io::Result<()> {
+    fn send(&mut self, frame: &Chain) -> io::Result<()> {
         let len = frame.readable_len().saturating_sub(header::LEN).min(header::MAX_FRAME);
         let prefix = u32::try_from(len).map_err(|_| io::ErrorKind::InvalidData)?.to_be_bytes();
-        let fd = socket.as_fd();
+        let fd = self.socket.as_fd();
         let sent = buffers::send_frame(fd, &prefix, frame, header::LEN, &mut self.iovecs)?;
         // A frame that has begun must be ended: what the socket did not take is kept.
         let (prefix, done) = (&prefix[sent.min(PREFIX)..], sent.saturating_sub(PREFIX));
@@ -172,9 +262,9 @@ impl Connection {
         Ok(())
     }
 
-    fn flush(&mut self, socket: &UnixStream) -> io::Result<bool> {
+    fn flush(&mut self) -> io::Result<bool> {
         while !self.unsent.is_empty() {
-            match send(socket, &self.unsent, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            match send(&self.socket, &self.unsent, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
                 Ok(count) => drop(self.unsent.drain(..count)),
                 Err(rustix::io::Errno::AGAIN) => return Ok(false),
                 Err(rustix::io::Errno::INTR) => {}
@@ -187,7 +277,9 @@ impl Connection {
 
 impl std::fmt::Debug for StreamSocket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StreamSocket").field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("StreamSocket")
+            .field("socket", &self.line.lock().socket)
+            .finish_non_exhaustive()
     }
 }
 

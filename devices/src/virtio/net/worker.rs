@@ -71,6 +71,11 @@ impl Pair {
     /// Does what is due; which queue broke, if one did.
     fn serve(&mut self) -> Result<Plan, ()> {
         let mut plan = Plan::default();
+        if self.port_gone && self.port.revive() {
+            self.port_gone = false;
+            self.shared.link.set_carrier(true);
+            tracing::info!("net: the host's end of the network is back");
+        }
         if let Some(control) = &mut self.control {
             let more = control.serve();
             if failed(more, control.queue())? {
@@ -110,7 +115,7 @@ impl Pair {
                 // The transmit queue is still emptied, into nothing.
                 if !std::mem::replace(&mut self.port_gone, true) {
                     tracing::error!("net: the host's end of the network is gone: {error}");
-                    self.shared.link.set(false);
+                    self.shared.link.set_carrier(false);
                 }
                 plan.within(Duration::ZERO);
             }
@@ -127,7 +132,11 @@ impl Pair {
         let mut port_flags = PollFlags::empty();
         port_flags.set(PollFlags::IN, plan.readable);
         port_flags.set(PollFlags::OUT, plan.writable);
-        let port = (!port_flags.is_empty() && !self.port_gone).then(|| self.port.fd());
+        let port = if self.port_gone {
+            self.port.revival().map(|fd| (fd, PollFlags::IN))
+        } else {
+            (!port_flags.is_empty()).then(|| (self.port.fd(), port_flags))
+        };
         // A place that is not used watches nothing: even a descriptor without events of interest would
         // wake this thread again and again once its other side has hung up.
         let stop = descriptor(stop);
@@ -135,8 +144,7 @@ impl Pair {
         let [rx, tx, control] = queues.map(|queue| {
             queue.map_or(nothing, |queue| (descriptor(queue.doorbell()), PollFlags::IN))
         });
-        let port = port.map_or(nothing, |port| (port, port_flags));
-        let places = [(stop, PollFlags::IN), port, rx, tx, control];
+        let places = [(stop, PollFlags::IN), port.unwrap_or(nothing), rx, tx, control];
         let mut fds = places.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags));
         let timeout = plan.timeout.map(|time| Timespec {
             tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),

@@ -1,0 +1,248 @@
+//! The host's side of network devices: taps and passt processes, opened once, before any machine is
+//! built, and kept over its resets; each machine gets fresh devices on them.
+//!
+//! What passes through them is the devices' business ([`devices::virtio::net`]); what is wanted is the
+//! configuration's ([`resources::config::Net`]).
+
+mod interface;
+mod tap;
+
+use std::io;
+use std::sync::Arc;
+
+use devices::token_bucket::{Limits, LimitsHandle, Rate, SharedLimiter};
+use devices::virtio::net::{self, Backend, Link, MacAddress};
+use resources::config::{self, Connection, LinkState, NetLimits};
+
+use super::passt::{self, Passt};
+
+/// The MTU between a guest and passt: the more a frame carries, the fewer there are, and none of them
+/// ever passes a wire. The most that passt takes.
+const PASST_MTU: u16 = 65520;
+/// What may pass at once after a time of rest: so much of a second's worth.
+const BURST: u64 = 20;
+
+/// Why a network device cannot have its host side. Says which device, value, reason and remedy.
+#[derive(Debug, thiserror::Error)]
+#[error("{net}: {problem}")]
+pub struct Error {
+    /// What the device is written under, such as `net.lan`.
+    pub net: String,
+    /// What is wrong.
+    #[source]
+    pub problem: Problem,
+}
+
+/// See [`Error`].
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // The messages say what each is.
+pub enum Problem {
+    #[error("cannot open /dev/net/tun for a tap: {0}; load the kernel's module tun, or use `user`")]
+    Device(io::Error),
+    #[error(
+        "/dev/net/tun may not be opened by this user, so there can be no tap; let the user read and write it, or use `user`"
+    )]
+    DevicePermission,
+    #[error(
+        "this user may not make {name}, which takes CAP_NET_ADMIN; use `user`, or have a tap made with `ip tuntap add dev NAME mode tap user $USER` and give its name as tap=NAME"
+    )]
+    MakePermission { name: String },
+    #[error("cannot make {name}: {source}")]
+    Make { name: String, source: io::Error },
+    #[error(
+        "the tap {name} belongs to another user; have it made for this one with `ip tuntap add dev {name} mode tap user $USER`, or use `user`"
+    )]
+    UsePermission { name: String },
+    #[error("the tap {name} is in use by another process; end that, or choose another tap")]
+    Busy { name: String },
+    #[error(
+        "the interface {name} is {is}, but a network device takes a tap; choose another name, or that of no interface to have a tap made"
+    )]
+    NotATap { name: String, is: &'static str },
+    #[error(
+        "queues is {queues}, but the tap {name} was made for one; leave queues out, or make it with `ip tuntap add dev {name} mode tap multi_queue`"
+    )]
+    OneQueue { name: String, queues: u16 },
+    #[error("the tap {name} cannot be used: {source}")]
+    Attach { name: String, source: io::Error },
+    #[error(
+        "the MTU of {name} cannot be {}: {source}; have it set with `ip link set dev {name} mtu MTU`, or leave mtu out",
+        .mtu.map_or_else(|| "asked for".to_owned(), |mtu| format!("set to {mtu}"))
+    )]
+    Mtu { name: String, mtu: Option<u16>, source: io::Error },
+    #[error("{name} cannot be brought up: {source}; have it done with `ip link set dev {name} up`")]
+    Up { name: String, source: io::Error },
+    #[error(
+        "there is no bridge {bridge}; make it with `ip link add {bridge} type bridge`, or choose another"
+    )]
+    NoBridge { bridge: String },
+    #[error("{bridge} is no bridge; choose another, or name an interface of your own with tap")]
+    NotABridge { bridge: String },
+    #[error(
+        "a tap cannot be attached to the bridge {bridge}: {source}; that takes CAP_NET_ADMIN, so use `user`, or have a tap made and attached with `ip link set dev NAME master {bridge}` and give its name as tap=NAME"
+    )]
+    Bridge { bridge: String, source: io::Error },
+    #[error(
+        "tap_fd is {fd}, but {reason}; pass a tap made with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR as that descriptor"
+    )]
+    Descriptor { fd: u32, reason: String },
+    #[error("cannot ask for the host's network interfaces: {0}")]
+    Socket(io::Error),
+    #[error("no random MAC address can be had: {0}; give one with mac")]
+    Random(io::Error),
+    #[error(transparent)]
+    Passt(#[from] passt::Error),
+}
+
+/// What is at the host's end of a cable.
+#[derive(Debug)]
+enum HostEnd {
+    Tap(Arc<dyn Backend>),
+    Passt(Passt),
+}
+
+/// Changes a network device while its guest runs, over all resets.
+#[derive(Debug)]
+pub struct Handle {
+    name: String,
+    link: Arc<Link>,
+    receive: Arc<SharedLimiter>,
+    send: Arc<SharedLimiter>,
+}
+
+impl Handle {
+    /// What the device is written under.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The cable, to plug in and out.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Bounds what the guest receives from now on.
+    pub fn limit_receive(&self, limits: &NetLimits) {
+        self.receive.handle().set(bounds(limits));
+    }
+
+    /// Bounds what the guest sends from now on.
+    pub fn limit_send(&self, limits: &NetLimits) {
+        self.send.handle().set(bounds(limits));
+    }
+}
+
+#[derive(Debug)]
+struct Network {
+    host_end: HostEnd,
+    mac: MacAddress,
+    mtu: Option<u16>,
+    queue_size: u16,
+    handle: Handle,
+}
+
+/// The host sides of all network devices of a VM.
+#[derive(Debug)]
+pub struct Networks(Vec<Network>);
+
+impl Networks {
+    /// Opens what `nets` are connected to; each comes with what it is written under, such as
+    /// `net.lan`, which messages call it by. Taps are those of the network namespace this thread is in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] naming the device, the value, the reason and the remedy. Nothing stays behind.
+    pub fn open(nets: &[(String, config::Net)]) -> Result<Self, Error> {
+        let open = |(name, net): &(String, config::Net)| {
+            Network::open(name, net).map_err(|problem| Error { net: name.clone(), problem })
+        };
+        Ok(Self(nets.iter().map(open).collect::<Result<_, _>>()?))
+    }
+
+    /// Fresh devices, in the order of the configuration. Only one machine at a time may use theirs.
+    ///
+    /// # Errors
+    ///
+    /// A passt process could not do what it was started for: waits a moment for it the first time.
+    pub fn devices(&self) -> Result<Vec<net::Net>, Error> {
+        (0..).zip(&self.0).map(|(index, network)| network.device(index)).collect()
+    }
+
+    /// What changes the devices while the guest runs, in the order of the configuration.
+    pub fn handles(&self) -> impl Iterator<Item = &Handle> {
+        self.0.iter().map(|network| &network.handle)
+    }
+}
+
+impl Network {
+    fn open(name: &str, net: &config::Net) -> Result<Self, Problem> {
+        let mac = match net.mac {
+            Some(mac) => mac.bytes(),
+            None => random_mac().map_err(Problem::Random)?,
+        };
+        let tapped = |opened: tap::Opened| {
+            let end: Arc<dyn Backend> = Arc::new(opened.tap);
+            (HostEnd::Tap(end), opened.mtu)
+        };
+        let (host_end, mtu) = match &net.connection {
+            Connection::Tap(tap) => tapped(tap::named(tap, net.queues, net.mtu)?),
+            Connection::Bridge(bridge) => tapped(tap::on_bridge(bridge, net.queues, net.mtu)?),
+            Connection::TapFd(fd) => tapped(tap::passed(*fd, net.mtu)?),
+            Connection::User(forwards) => {
+                let mtu = net.mtu.unwrap_or(PASST_MTU);
+                let options = passt::Options { name: name.to_owned(), mac, mtu };
+                (HostEnd::Passt(Passt::start(options, forwards)?), Some(mtu))
+            }
+        };
+        let limiter = |limits| Arc::new(SharedLimiter::new(LimitsHandle::new(bounds(limits))));
+        let handle = Handle {
+            name: name.to_owned(),
+            link: Link::new(net.link == LinkState::Up),
+            receive: limiter(&net.receive),
+            send: limiter(&net.send),
+        };
+        Ok(Self { host_end, mac, mtu, queue_size: net.queue_size, handle })
+    }
+
+    fn device(&self, index: usize) -> Result<net::Net, Error> {
+        let backend = match &self.host_end {
+            HostEnd::Tap(tap) => Arc::clone(tap),
+            HostEnd::Passt(passt) => {
+                let fail =
+                    |error| Error { net: self.handle.name.clone(), problem: Problem::Passt(error) };
+                passt.check().map_err(fail)?;
+                Arc::new(passt.socket().clone())
+            }
+        };
+        let options = net::Options {
+            name: format!("net{index}"),
+            mac: self.mac,
+            mtu: self.mtu,
+            queue_size: self.queue_size,
+            link: Arc::clone(&self.handle.link),
+            // Limiters that bound nothing cost nothing, and can be told to later.
+            receive_limit: Some(Arc::clone(&self.handle.receive)),
+            send_limit: Some(Arc::clone(&self.handle.send)),
+        };
+        Ok(net::Net::new(backend, options))
+    }
+}
+
+fn random_mac() -> io::Result<MacAddress> {
+    let mut bytes = [0; 8];
+    // Eight bytes come whole or not at all (getrandom(2)).
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(config::MacAddress::local(bytes).bytes())
+}
+
+fn bounds(limits: &NetLimits) -> Limits {
+    let rate = |per_second: u64| Rate { per_second, burst: (per_second / BURST).max(1) };
+    Limits {
+        bandwidth: limits.bandwidth.map(|bandwidth| rate(bandwidth.bytes_per_second())),
+        operations: limits.packets.map(rate),
+    }
+}
+
+#[cfg(test)]
+#[path = "networks_test.rs"]
+mod networks_test;
