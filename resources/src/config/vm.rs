@@ -147,7 +147,9 @@ impl Conflict {
             Self::Topology { .. } => &["topology", "vcpus"],
             Self::MemoryTooSmall(_) => &["memory.size"],
             Self::PartialPage { .. } => &["memory.size", "hugepages"],
-            Self::Net(_) => &["net"],
+            Self::Net(NetConflict { name, rule }) => {
+                return vec![format!("{name}.{}", rule.key()).into()];
+            }
             Self::Console(_) => &["console"],
             Self::Balloon(conflict) => &[conflict.key()],
         };
@@ -186,9 +188,10 @@ impl VmSpec {
                 conflicts.push(Conflict::EmptyPath(key));
             }
         }
-        let (names, nets): (Vec<_>, Vec<_>) = self.net.into_iter().unzip();
+        let names: Vec<_> = self.net.keys().cloned().collect();
+        let nets = self.net.into_iter().map(|(name, net)| (format!("net.{name}"), net)).collect();
         let net = resolve_nets(nets, self.name.as_ref())
-            .map(|nets| names.into_iter().zip(nets).collect())
+            .map(|nets| names.into_iter().zip(nets.into_iter().map(|(_, net)| net)).collect())
             .map_err(|rules| conflicts.extend(rules.into_iter().map(Conflict::from)));
         let consoles: Vec<_> =
             self.console.iter().map(|(name, port)| (name.to_string(), port.clone())).collect();

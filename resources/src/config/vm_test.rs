@@ -62,7 +62,7 @@ fn every_rule_is_checked_and_says_value_reason_and_remedy() {
         ("cmdline = \"a\\nb\"", ["cmdline", "'\\n'"]),
         ("net.a = { tap = \"t\", mtu = 60 }", ["mtu is 60", "68 to 65535"]),
         ("net = { a = { tap = \"t\" }, b = { tap = \"t\" } }", ["tap is t", "uses already"]),
-        ("console = { a = \"stdio\", b = \"stdio\" }", ["2 consoles are stdio", "use pty"]),
+        ("console = { a = \"stdio\", b = \"stdio\" }", ["consoles a, b are stdio", "use pty"]),
         ("balloon.target = \"512MiB\"", ["balloon.target is 512MiB", "use a smaller one"]),
         ("initrd = \"\"", ["initrd is an empty path", "leave initrd out"]),
     ] {

@@ -17,6 +17,7 @@ use resources::config::{BootProtocol, Named, VmConfig};
 use super::balloons::{self, BalloonControl};
 use super::console_ports::{self, ConsoleBackEnds, Stdio};
 use super::disks::{self, Disks};
+use super::networks::{self, Networks};
 use super::vsocks::{self, VsockSocket};
 
 /// Why a guest's sources cannot be used.
@@ -50,12 +51,16 @@ pub enum Error {
     /// A disk.
     #[error(transparent)]
     Disk(#[from] disks::Error),
+    /// A network device.
+    #[error(transparent)]
+    Net(#[from] networks::Error),
 }
 
 /// Kernel, initrd and command line, and the host's side of the devices.
 pub struct Sources {
     pub(super) boot: BootSource,
     disks: Disks,
+    networks: Networks,
     consoles: Option<ConsoleBackEnds>,
     vsock: Option<VsockSocket>,
     balloon: Option<BalloonControl>,
@@ -99,11 +104,12 @@ impl Sources {
         boot.check(&RamLayout::new(config.memory.size.bytes()))?;
         let consoles = match config.console.is_empty() {
             true => None,
-            false => Some(ConsoleBackEnds::open(&listed(&config.console), stdio)?),
+            false => Some(ConsoleBackEnds::open(&listed("", &config.console), stdio)?),
         };
         Ok(Self {
             boot,
-            disks: Disks::open(&listed(&config.disk))?,
+            disks: Disks::open(&listed("", &config.disk))?,
+            networks: Networks::open(&listed("net.", &config.net))?,
             consoles,
             vsock: config.vsock.as_ref().map(VsockSocket::open).transpose()?,
             balloon: config.balloon.as_ref().map(BalloonControl::new).transpose()?,
@@ -121,6 +127,9 @@ impl Sources {
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
         for disk in self.disks.devices()? {
             devices.push(Box::new(disk));
+        }
+        for network in self.networks.devices()? {
+            devices.push(Box::new(network));
         }
         if let Some(consoles) = &self.consoles {
             devices.push(Box::new(consoles.device()?));
@@ -142,6 +151,7 @@ fn open(what: &'static str, path: &Path) -> Result<File, Error> {
     File::open(path).map_err(|source| Error::Open { what, path: path.into(), source })
 }
 
-fn listed<T: Clone>(devices: &Named<T>) -> Vec<(String, T)> {
-    devices.iter().map(|(name, device)| (name.to_string(), device.clone())).collect()
+/// Devices with what messages call them.
+fn listed<T: Clone>(kind: &str, devices: &Named<T>) -> Vec<(String, T)> {
+    devices.iter().map(|(name, device)| (format!("{kind}{name}"), device.clone())).collect()
 }
