@@ -186,9 +186,10 @@ impl VmSpec {
                 conflicts.push(Conflict::EmptyPath(key));
             }
         }
-        let (names, nets): (Vec<_>, Vec<_>) = self.net.into_iter().unzip();
-        let net = resolve_nets(nets, self.name.as_ref())
-            .map(|nets| names.into_iter().zip(nets).collect())
+        let (names, specs): (Vec<_>, Vec<_>) = self.net.into_iter().unzip();
+        let labels = names.iter().map(|name| format!("net.{name}"));
+        let net = resolve_nets(labels.zip(specs).collect(), self.name.as_ref())
+            .map(|nets| names.into_iter().zip(nets).map(|(name, (_, net))| (name, net)).collect())
             .map_err(|rules| conflicts.extend(rules.into_iter().map(Conflict::from)));
         let consoles: Vec<_> =
             self.console.iter().map(|(name, port)| (name.to_string(), port.clone())).collect();
