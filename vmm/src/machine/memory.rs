@@ -101,14 +101,15 @@ fn map_region(range: Range<u64>, config: &VmConfig) -> Result<RamRegion, Error> 
     Ok(region)
 }
 
-/// Completes what was left until the guest is loaded: asks for huge pages everywhere, and populates
-/// the memory where that was asked for.
+/// Completes what was left until the guest is loaded: asks for huge pages everywhere, keeps the memory
+/// to this process, and populates it where that was asked for.
 ///
 /// # Errors
 ///
 /// [`Error::Prefault`]
 pub fn settle(memory: &GuestMemory, config: &VmConfig) -> Result<(), Error> {
     for region in memory.iter() {
+        keep_from_children(region);
         want_huge_pages(region, 0, config);
         if config.memory.prefault {
             let size = Size::from_bytes(region.len());
@@ -127,6 +128,14 @@ fn want_huge_pages(region: &RamRegion, from: usize, config: &VmConfig) {
     // SAFETY: advice on a region's own mapping changes no contents. A host built without transparent
     // huge pages refuses it; small pages do as well then.
     let _ = unsafe { madvise(start.cast(), len, Advice::LinuxHugepage) };
+}
+
+/// Leaves the region out of child processes, which execute another program at once: to copy the page
+/// tables of a large guest would take long, and make it fault for every page it writes afterwards.
+fn keep_from_children(region: &RamRegion) {
+    let Some((start, len)) = tail(region, 0) else { return };
+    // SAFETY: advice on a region's own mapping, which no child process uses.
+    let _ = unsafe { madvise(start.cast(), len, Advice::LinuxDontFork) };
 }
 
 fn populate(region: &RamRegion) -> io::Result<()> {

@@ -6,8 +6,9 @@
 //! which it exits, and the kernel kills it, should it not.
 #![allow(unsafe_code)] // What a child does between fork and exec.
 
+mod ports;
+
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -22,9 +23,7 @@ use devices::virtio::net::{MacAddress, StreamSocket};
 use resources::config::{Forward, Protocol};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::net::{
-    AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with, sockopt,
-};
+use rustix::net::{RecvFlags, recv};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -103,7 +102,7 @@ struct Life {
 impl Passt {
     /// Starts a process that lets `forwards` in.
     pub(super) fn start(options: Options, forwards: &[Forward]) -> Result<Self, Error> {
-        forwards.iter().try_for_each(check_port)?;
+        forwards.iter().try_for_each(ports::check)?;
         let arguments = arguments(options.mtu, forwards);
         let stop = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(Error::Host)?;
         let (stop, life) = (Arc::new(stop), Arc::<Life>::default());
@@ -222,43 +221,6 @@ fn probe(mac: MacAddress) -> Vec<u8> {
     let arp = [8, 6, 0, 1, 8, 0, 6, 4, 0, 1];
     let target = [0, 0, 0, 0, 0, 0, 169, 254, 1, 1];
     [&start[..], &[0xff; 6], &mac, &arp, &mac, &[0; 4], &target].concat()
-}
-
-/// Whether a port is free now: passt goes on if one of two address families is, and says less.
-fn check_port(forward: &Forward) -> Result<(), Error> {
-    let any = Ipv4Addr::UNSPECIFIED;
-    let v4 = SocketAddr::from((forward.address.unwrap_or(any), forward.host));
-    let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, forward.host));
-    let addresses = [Some(v4), forward.address.is_none().then_some(v6)];
-    for address in addresses.into_iter().flatten() {
-        match try_port(forward.protocol, address) {
-            Ok(()) => {}
-            Err(Errno::ADDRINUSE) => return Err(Error::PortInUse(*forward)),
-            Err(Errno::ACCESS | Errno::PERM) => return Err(Error::PortPermission(*forward)),
-            // A host without IPv6.
-            Err(_) if address.is_ipv6() => {}
-            Err(Errno::ADDRNOTAVAIL) => return Err(Error::NoSuchAddress(*forward)),
-            Err(error) => return Err(Error::Port { forward: *forward, source: error.into() }),
-        }
-    }
-    Ok(())
-}
-
-fn try_port(protocol: Protocol, address: SocketAddr) -> rustix::io::Result<()> {
-    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let kind = match protocol {
-        Protocol::Tcp => SocketType::STREAM,
-        Protocol::Udp => SocketType::DGRAM,
-    };
-    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
-    if address.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, true)?;
-    }
-    if protocol == Protocol::Tcp {
-        // Connections that have ended are in nobody's way.
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-    }
-    bind(&socket, &address)
 }
 
 /// The thread of a process.
