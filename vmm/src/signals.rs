@@ -13,8 +13,7 @@ pub const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::S
 pub const WINDOW: i32 = libc::SIGWINCH;
 
 /// While it lives, the signals in [`ENDING`] are queued here instead of ending the process, and
-/// [`WINDOW`] too. Make
-/// it before any other thread, so that all inherit the mask.
+/// [`WINDOW`] too; SIGXFSZ does nothing. Make it before any other thread, so that all inherit the mask.
 #[derive(Debug)]
 pub struct Signals {
     file: File,
@@ -46,6 +45,9 @@ impl Signals {
         }
         // SAFETY: the descriptor is new and nobody else's.
         let file = unsafe { File::from_raw_fd(fd) };
+        // A disk's file that reaches the limit of file sizes is an error of that one write (EFBIG).
+        // SAFETY: `set` is ours, the number valid.
+        unsafe { libc::sigaddset(&raw mut set, libc::SIGXFSZ) };
         // SAFETY: as for `set`.
         let mut previous: libc::sigset_t = unsafe { mem::zeroed() };
         // SAFETY: both sets are ours.

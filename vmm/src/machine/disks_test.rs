@@ -106,6 +106,8 @@ fn a_disk_outlives_its_devices() {
     let mut second = driver(&disks);
     assert_eq!(read(&mut second, 3), 7);
     write(&mut second, 4095, 8);
+    drop((second, disks));
+    open(&folder, &["disk.img"]).unwrap();
     assert_eq!(byte_at(&folder, "disk.img", 2 * MIB - 1), 8);
 }
 

@@ -313,11 +313,13 @@ fn what_does_not_end_in_time_is_given_up() {
 #[test]
 fn no_more_is_in_flight_than_the_queue_has_entries() {
     let (allow, control) = mpsc::channel();
-    let slow = Slow { control: Mutex::new(Some(control)), ..Slow::default() };
+    let slow = Slow { control: Mutex::new(Some(control)), cancellable: true, ..Slow::default() };
     let log = Arc::clone(&slow.log);
     let storage: Arc<dyn Storage> = Arc::new(slow);
     let properties = Properties { queue_size: 4, ..Properties::default() };
-    let mut driver = Driver::new(block(&storage, properties), u64::MAX);
+    let mut device = block(&storage, properties);
+    device.patience = Duration::from_millis(100);
+    let mut driver = Driver::new(device, u64::MAX);
     let queue = &mut driver.queues[0];
     // The same descriptors again and again: a driver that does not care.
     let posted = queue.post(&[header(FLUSH, 0), Part::In(1)]);
@@ -328,7 +330,6 @@ fn no_more_is_in_flight_than_the_queue_has_entries() {
     queue.kick();
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(lock(&log).len(), 4);
-    (0..8).for_each(|_| allow.send(()).unwrap());
-    (0..8).for_each(|_| drop(queue.wait_used()));
-    assert_eq!(lock(&log).len(), 8);
+    (0..4).for_each(|_| allow.send(()).unwrap());
+    (0..4).for_each(|_| drop(queue.wait_used()));
 }

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Shared;
-use super::backend::{Data, Engine, Operation, Range};
+use super::backend::{Data, Ended, Engine, Operation, Range};
 use super::config::feature;
 use super::request::{Bounds, HEADER, Request, Status};
 use crate::token_bucket::RECHECK;
@@ -58,6 +58,8 @@ pub(super) struct QueueWorker {
     waiting: Option<u16>,
     /// Used entries the driver cannot see yet.
     staged: u16,
+    /// Operations that the engine has not been told to submit.
+    unsubmitted: usize,
 }
 
 impl QueueWorker {
@@ -75,7 +77,17 @@ impl QueueWorker {
         };
         let slots = (0..queue.size()).map(slot).collect();
         let free = (0..queue.size()).rev().collect();
-        Self { queue, engine, shared, features, slots, free, waiting: None, staged: 0 }
+        Self {
+            queue,
+            engine,
+            shared,
+            features,
+            slots,
+            free,
+            waiting: None,
+            staged: 0,
+            unsubmitted: 0,
+        }
     }
 
     pub(super) fn into_queue(self) -> Queue {
@@ -165,7 +177,10 @@ impl QueueWorker {
                 return self.complete(slot);
             };
             match self.engine.start(slot, operation) {
-                None => return,
+                None => {
+                    self.unsubmitted += 1;
+                    return;
+                }
                 Some(Ok(())) => {}
                 Some(Err(error)) => return self.fail(slot, &error),
             }
@@ -222,6 +237,10 @@ impl QueueWorker {
                 Err(error) => self.fail(slot, &error),
             }
         }
+    }
+
+    fn submit(&mut self) {
+        self.unsubmitted = 0;
         self.engine.submit();
     }
 
@@ -230,8 +249,12 @@ impl QueueWorker {
         self.queue.disable_doorbell();
         self.reap();
         let popped = self.take();
-        self.engine.submit();
-        self.reap();
+        if self.unsubmitted > 1 {
+            // Some may be over at once, and while it lasts the driver need not ring. A single one can
+            // as well be submitted by the call that waits for it.
+            self.submit();
+            self.reap();
+        }
         self.publish();
         let recheck = (self.in_flight() > 0).then_some(RECHECK);
         match popped? {
@@ -244,8 +267,14 @@ impl QueueWorker {
         }
     }
 
-    /// Waits for the doorbell, completions, `stop` or the end of `timeout`; whether it is `stop`.
-    fn wait(&self, stop: &EventFd, timeout: Option<Duration>) -> bool {
+    /// Submits, then waits for the doorbell, completions, `stop` or the end of `timeout`; whether it is
+    /// `stop`.
+    fn wait(&mut self, stop: &EventFd, timeout: Option<Duration>) -> bool {
+        self.unsubmitted = 0;
+        if let Some(stopped) = self.engine.wait(stop, self.queue.doorbell(), timeout) {
+            return stopped;
+        }
+        self.engine.submit();
         let doorbell = self.queue.doorbell();
         // SAFETY: open as long as `stop` is borrowed.
         let stop = unsafe { BorrowedFd::borrow_raw(stop.as_raw_fd()) };
@@ -287,6 +316,7 @@ impl QueueWorker {
     fn drain(&mut self, deadline: Instant) {
         loop {
             self.reap();
+            self.submit();
             self.publish();
             let left = deadline.saturating_duration_since(Instant::now());
             let Some(ring) = self.engine.completions() else { return };
@@ -338,6 +368,7 @@ fn operation(slot: &mut Slot, write_through: bool) -> Option<Operation<'_>> {
 
 impl Handler for QueueWorker {
     fn run(&mut self, stop: &EventFd) {
+        self.engine.begin();
         let mut broken = false;
         loop {
             let timeout = if broken {
@@ -352,7 +383,10 @@ impl Handler for QueueWorker {
                 })
             };
             if self.wait(stop, timeout) {
-                return self.finish();
+                self.finish();
+                // On the thread that used it, as rings want it.
+                self.engine = Box::new(Ended);
+                return;
             }
         }
     }

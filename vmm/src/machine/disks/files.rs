@@ -11,6 +11,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
@@ -20,6 +22,9 @@ use super::error::{Failure, Problem};
 const WRITING: libc::off_t = 101;
 /// Nobody else may write, nor resize.
 const NO_WRITERS: (libc::off_t, libc::off_t) = (201, 3);
+
+/// How long the files of a process that has ended may stay open.
+const LAST_MOMENTS: Duration = Duration::from_millis(400);
 
 /// Files of all disks of a VM.
 #[derive(Debug, Default)]
@@ -124,8 +129,22 @@ fn claim(path: &Path, opened: File) -> Result<File, Problem> {
     })
 }
 
-/// Locks a file until it is closed, so that who writes is alone, and nobody writes what others read.
+/// Locks a file as [`try_lock`], waiting a little for a VM that has just ended: the kernel closes the
+/// files of its rings (io_uring) afterwards, on a thread of its own.
 fn lock(file: &File, write: bool) -> Result<(), Problem> {
+    let deadline = Instant::now() + LAST_MOMENTS;
+    loop {
+        match try_lock(file, write) {
+            Err(Problem::WriteLocked | Problem::ReadLocked) if Instant::now() < deadline => {
+                thread::sleep(LAST_MOMENTS / 20);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Locks a file until it is closed, so that who writes is alone, and nobody writes what others read.
+fn try_lock(file: &File, write: bool) -> Result<(), Problem> {
     if write {
         // Bytes of all permissions: nobody may have any.
         return match ofd_lock(file, libc::F_OFD_SETLK, libc::F_WRLCK, (0, 0)) {

@@ -9,12 +9,15 @@ use std::sync::Arc;
 
 use devices::virtio::block::backend::{Layer, Qcow2Header, Raw, RawOptions, Storage};
 use resources::config::{Disk, DiskFormat, Overlay};
+use rustix::fs::fstatfs;
 
 use super::error::{Failure, Problem};
 use super::files::{self, Files, Identity};
 
 /// What a qcow2 image begins with.
 const MAGIC: [u8; 4] = *b"QFI\xfb";
+/// The file system in memory (statfs(2)).
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 /// Most images a disk is made of: ends chains that lead back to themselves.
 const MAX_CHAIN: usize = 64;
 
@@ -165,7 +168,8 @@ fn recognize(
 fn raw(file: File, direct: bool, block_size: u32) -> Result<Arc<dyn Storage>, Problem> {
     let len = io::Seek::seek(&mut &file, io::SeekFrom::End(0)).map_err(Problem::Read)?;
     check_size(len, block_size)?;
-    let options = RawOptions { direct, synchronous: false };
+    let in_memory = fstatfs(&file).is_ok_and(|kind| kind.f_type == TMPFS);
+    let options = RawOptions { direct, synchronous: in_memory };
     let raw = Raw::new(file, options)
         .map_err(|error| if direct { Problem::NoDirect(error) } else { Problem::Read(error) })?;
     if raw.alignment() > block_size {

@@ -38,6 +38,8 @@ pub(super) struct BlockFile {
     pub(super) direct: Option<usize>,
     /// Discarding is not possible here: not tried again.
     pub(super) no_discard: AtomicBool,
+    /// A flush failed; see [`flushed`](Self::flushed).
+    pub(super) lost: AtomicBool,
 }
 
 /// How a range is made to read as zeros.
@@ -105,6 +107,34 @@ impl BlockFile {
             // SAFETY: as above; only read.
             unsafe { libc::pwritev(self.fd(), iovecs, count, offset) }
         })
+    }
+
+    /// Why no flush can succeed any more, if that is so.
+    pub(super) fn lost(&self) -> Option<io::Error> {
+        let reason = "an earlier flush failed: what was written before it may be lost";
+        self.lost.load(Ordering::Relaxed).then(|| io::Error::other(reason))
+    }
+
+    /// The result of a flush. The kernel tells of what it could not write once only, and drops it from
+    /// its page cache, so that the next flush would succeed as though everything were durable.
+    pub(super) fn flushed(&self, result: io::Result<()>) -> io::Result<()> {
+        result.inspect_err(|error| {
+            let told = !matches!(
+                error.raw_os_error(),
+                Some(libc::EINTR | libc::EAGAIN | libc::ECANCELED | libc::ENOMEM)
+            );
+            if told && self.direct.is_none() {
+                self.lost.store(true, Ordering::Relaxed);
+            }
+        })
+    }
+
+    /// Makes everything that was written durable.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        match self.lost() {
+            Some(error) => Err(error),
+            None => self.flushed(self.file.sync_data()),
+        }
     }
 
     /// Discards a range if that is possible. Nobody relies on it.
@@ -201,3 +231,7 @@ fn discard_device(file: &File, range: Range) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+#[cfg(test)]
+#[path = "file_test.rs"]
+mod file_test;

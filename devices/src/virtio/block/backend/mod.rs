@@ -4,6 +4,7 @@
 //! Nothing here knows requests, status bytes or features; ranges were checked against the capacity.
 
 mod file;
+mod flight;
 mod qcow2;
 mod raw;
 mod uring;
@@ -11,6 +12,9 @@ mod uring;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
+
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::memory::GuestMemory;
 use crate::virtio::chain::Chain;
@@ -54,8 +58,23 @@ pub trait Engine: Send {
     /// Starts an operation. `Some`: it is over already.
     fn start(&mut self, slot: u16, operation: Operation<'_>) -> Option<io::Result<()>>;
 
+    /// Called by the thread that does everything from now on, before anything else.
+    fn begin(&mut self) {}
+
     /// Hands everything started so far to the host's kernel at once.
     fn submit(&mut self) {}
+
+    /// [Submits](Self::submit), then waits until there is something to reap, `doorbell` is rung, `stop`
+    /// is readable, or `timeout` is over. Whether it is `stop`; none: this engine cannot wait, and has
+    /// done nothing. The doorbell may be left readable.
+    fn wait(
+        &mut self,
+        _stop: &EventFd,
+        _doorbell: &EventFd,
+        _timeout: Option<Duration>,
+    ) -> Option<bool> {
+        None
+    }
 
     /// The next operation that is over, if there is one.
     fn reap(&mut self) -> Option<(u16, io::Result<()>)> {
@@ -84,6 +103,15 @@ pub enum Operation<'a> {
     Discard(Range),
     /// The range is to read as zeros; the flag lets space be given back to the host.
     WriteZeroes(Range, bool),
+}
+
+/// What is left of an engine that has ended: nothing can be done with it.
+pub(super) struct Ended;
+
+impl Engine for Ended {
+    fn start(&mut self, _: u16, _: Operation<'_>) -> Option<io::Result<()>> {
+        Some(Err(io::ErrorKind::NotConnected.into()))
+    }
 }
 
 /// A piece of a disk.

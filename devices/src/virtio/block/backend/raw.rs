@@ -17,7 +17,8 @@ use crate::memory::GuestMemory;
 pub struct RawOptions {
     /// The file was opened with O_DIRECT.
     pub direct: bool,
-    /// Do without io_uring.
+    /// Do without io_uring. Better for files in memory (tmpfs), which a ring would hand to threads of the
+    /// kernel one by one, as it cannot ask them not to wait.
     pub synchronous: bool,
 }
 
@@ -55,6 +56,7 @@ impl Raw {
                 is_device,
                 direct,
                 no_discard: AtomicBool::new(false),
+                lost: AtomicBool::new(false),
             }),
             capacity: AtomicU64::new(size / 512 * 512),
             synchronous: options.synchronous,
@@ -106,8 +108,8 @@ impl Storage for Raw {
         match UringEngine::new(plain, memory, slots) {
             Ok(engine) => Ok(Box::new(engine)),
             Err((plain, error)) => match error.raw_os_error() {
-                // Not in this kernel, forbidden, or the limit of locked memory (before 5.12).
-                Some(libc::ENOSYS | libc::EPERM | libc::ENOMEM) => {
+                // Not in this kernel (or not enough of it), forbidden, or the limit of locked memory (before 5.12).
+                Some(libc::ENOSYS | libc::EPERM | libc::ENOMEM | libc::EINVAL) => {
                     tracing::info!("no io_uring ({error}): disks use plain system calls");
                     Ok(Box::new(plain))
                 }
@@ -134,7 +136,7 @@ impl PlainEngine {
         match operation {
             Operation::Read(offset, data) => self.read(offset, &data),
             Operation::Write(offset, data) => self.write(offset, &data),
-            Operation::Flush => self.file.file.sync_data(),
+            Operation::Flush => self.file.flush(),
             Operation::Discard(range) => self.file.discard(range),
             Operation::WriteZeroes(range, unmap) => self.file.write_zeroes(range, unmap),
         }

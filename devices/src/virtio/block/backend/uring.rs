@@ -1,5 +1,7 @@
-//! I/O on a raw disk through a ring of the queue's own (io_uring): what a batch of requests needs is
-//! handed to the kernel in one system call, and the worker waits for the ring beside its doorbell.
+//! I/O on a raw disk through a ring of the queue's own (io_uring): one system call hands the kernel what a
+//! batch of requests needs, and waits for what is over and for the doorbell, which is polled by the ring.
+//!
+//! Buffers are not registered with the ring: that would pin all of guest memory.
 #![allow(unsafe_code)] // Hands the kernel pointers to guest memory.
 
 use std::collections::VecDeque;
@@ -10,45 +12,27 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::FallocateFlags;
+use vmm_sys_util::eventfd::EventFd;
 
-use super::file::{Iovecs, ZERO_PIECE, ZEROS, Zeroing, advance, is_unsupported};
+use super::file::{Zeroing, advance, is_unsupported};
+use super::flight::{Flight, Kind};
 use super::raw::PlainEngine;
-use super::{Data, Engine, Operation, Range};
+use super::{Data, Engine, Operation};
 use crate::memory::GuestMemory;
 
-/// The file's place among the ring's registered files.
-const FILE: types::Fixed = types::Fixed(0);
 /// Not a slot: the answer to a cancellation.
 const CANCELLATION: u64 = u64::MAX;
+/// Nor these: somebody wants the worker's attention.
+const STOP: u64 = u64::MAX - 1;
+const DOORBELL: u64 = u64::MAX - 2;
+/// What the doorbell is polled for (poll(2)).
+const READABLE: u32 = 1;
 /// How often an operation is tried again that the kernel was too busy for.
 const RETRIES: u8 = 100;
 /// How long a cancelled operation may take to end when the engine goes away.
 const LAST_WAIT: Duration = Duration::from_secs(5);
-
-/// What is being done in a slot.
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Read,
-    Write,
-    Flush,
-    Discard(Range),
-    Zero(Range, Zeroing),
-}
-
-/// A slot: one operation, which may take the kernel several steps.
-#[derive(Debug)]
-struct Flight {
-    kind: Kind,
-    iovecs: Iovecs,
-    /// The first buffer that is not through.
-    first: usize,
-    offset: u64,
-    left: u64,
-    retries: u8,
-}
 
 /// The I/O of one queue on a ring.
 pub(super) struct UringEngine {
@@ -60,8 +44,35 @@ pub(super) struct UringEngine {
     failed: VecDeque<(u16, io::Error)>,
     in_flight: u32,
     unsubmitted: bool,
+    /// The ring can wait for events, and with a timeout.
+    waits: bool,
+    /// The ring polls `stop` and the doorbell.
+    polls: [bool; 2],
+    stopped: bool,
+    /// The ring could not be started: everything is done with plain system calls.
+    unusable: bool,
     /// Keeps the buffers of what is in flight mapped.
     memory: ManuallyDrop<Arc<GuestMemory>>,
+}
+
+/// A ring that one thread uses, whichever calls [`Engine::begin`], and whose completions wait for that
+/// thread to ask for them instead of interrupting it; less than that in kernels before 6.1 and 5.19.
+fn build(entries: u32) -> io::Result<IoUring> {
+    let is_unknown = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
+    let mut builder = IoUring::builder();
+    builder.dontfork().setup_r_disabled();
+    let mut deferred = builder.clone();
+    deferred.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+    match deferred.build(entries) {
+        Err(error) if is_unknown(&error) => {}
+        done => return done,
+    }
+    let mut cooperative = builder.clone();
+    cooperative.setup_coop_taskrun().setup_taskrun_flag();
+    match cooperative.build(entries) {
+        Err(error) if is_unknown(&error) => builder.build(entries),
+        done => done,
+    }
 }
 
 impl UringEngine {
@@ -75,9 +86,9 @@ impl UringEngine {
         memory: &Arc<GuestMemory>,
         slots: u16,
     ) -> Result<Self, (PlainEngine, io::Error)> {
-        // One step of each slot, and a cancellation.
-        let entries = (u32::from(slots) + 1).next_power_of_two();
-        let ring = IoUring::builder().dontfork().build(entries).and_then(|ring| {
+        // One step of each slot, a cancellation and two polls.
+        let entries = (u32::from(slots) + 3).next_power_of_two();
+        let ring = build(entries).and_then(|ring| {
             ring.submitter().register_files(&[plain.file.fd()])?;
             Ok(ring)
         });
@@ -85,18 +96,14 @@ impl UringEngine {
             Ok(ring) => ring,
             Err(error) => return Err((plain, error)),
         };
-        let flight = || Flight {
-            kind: Kind::Flush,
-            iovecs: Iovecs::default(),
-            first: 0,
-            offset: 0,
-            left: 0,
-            retries: 0,
-        };
         Ok(Self {
+            waits: ring.params().is_feature_ext_arg(),
+            polls: [false; 2],
+            stopped: false,
+            unusable: false,
             ring: ManuallyDrop::new(ring),
             plain,
-            flights: ManuallyDrop::new((0..slots).map(|_| flight()).collect()),
+            flights: ManuallyDrop::new((0..slots).map(|_| Flight::default()).collect()),
             failed: VecDeque::new(),
             in_flight: 0,
             unsubmitted: false,
@@ -157,6 +164,31 @@ impl UringEngine {
         unsafe { self.ring.submission().push(entry) }.map_err(io::Error::other)
     }
 
+    /// Has the ring tell when `event` becomes readable, also later on.
+    fn poll(&mut self, index: usize, name: u64, event: &EventFd) {
+        if !self.polls[index] {
+            let poll = opcode::PollAdd::new(types::Fd(event.as_raw_fd()), READABLE).multi(true);
+            // Tried again by the next wait if there was no room.
+            self.polls[index] = self.push(&poll.build().user_data(name)).is_ok();
+        }
+    }
+
+    /// Deals with a completion that is no operation's.
+    fn notice(&mut self, entry: &cqueue::Entry) {
+        let index = match entry.user_data() {
+            STOP => 0,
+            DOORBELL => 1,
+            _ => return,
+        };
+        self.polls[index] = cqueue::more(entry.flags());
+        if entry.result() < 0 {
+            // Kernels before 5.13 poll once only. The caller polls.
+            (self.waits, self.polls[index]) = (false, true);
+        } else if index == 0 {
+            self.stopped = true;
+        }
+    }
+
     /// What the answer `result` of the kernel means for the operation in `slot`; nothing if it goes on.
     fn step(&mut self, slot: u16, result: i32) -> Option<io::Result<()>> {
         let file = Arc::clone(&self.plain.file);
@@ -171,6 +203,7 @@ impl UringEngine {
                     None
                 }
                 Kind::Discard(_) => Some(file.discarded(Err(error))),
+                Kind::Flush => Some(file.flushed(Err(error))),
                 Kind::Zero(range, way) if way != Zeroing::Write && is_unsupported(&error) => {
                     self.ranged(slot, Kind::Zero(range, way.next()));
                     None
@@ -200,8 +233,20 @@ impl UringEngine {
         None
     }
 
+    /// Looks at the outcome of a submission. Interrupted, or with a kernel short of memory, what is left is
+    /// submitted next time, which the caller's loop gets to because the ring is not empty.
+    fn submitted(&mut self, result: io::Result<usize>) {
+        self.unsubmitted = !self.ring.submission().is_empty();
+        match result {
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR)) => {
+                tracing::debug!("io_uring_enter: {error}");
+            }
+            _ => {}
+        }
+    }
+
     /// Waits for completions until `deadline`.
-    fn wait(&self, deadline: Instant) {
+    fn wait_until(&self, deadline: Instant) {
         let Some(ring) = self.completions() else { return };
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).unwrap_or_default();
@@ -209,60 +254,18 @@ impl UringEngine {
     }
 }
 
-impl Flight {
-    /// Its next step.
-    fn entry(&self) -> squeue::Entry {
-        let fallocate = |range: Range, flags: FallocateFlags| {
-            opcode::Fallocate::new(FILE, range.len)
-                .offset(range.offset)
-                .mode(flags.bits().cast_signed())
-                .build()
-        };
-        let parts = self.iovecs.0.get(self.first..).unwrap_or_default();
-        // A chain has at most IOV_MAX buffers.
-        let count = u32::try_from(parts.len()).unwrap_or(0);
-        match (self.kind, parts) {
-            (Kind::Read, [part]) => {
-                let len = u32::try_from(part.iov_len).unwrap_or(u32::MAX);
-                opcode::Read::new(FILE, part.iov_base.cast(), len).offset(self.offset).build()
-            }
-            (Kind::Write, [part]) => {
-                let len = u32::try_from(part.iov_len).unwrap_or(u32::MAX);
-                opcode::Write::new(FILE, part.iov_base.cast(), len).offset(self.offset).build()
-            }
-            (Kind::Read, _) => {
-                opcode::Readv::new(FILE, parts.as_ptr(), count).offset(self.offset).build()
-            }
-            (Kind::Write | Kind::Zero(_, Zeroing::Write), _) => {
-                opcode::Writev::new(FILE, parts.as_ptr(), count).offset(self.offset).build()
-            }
-            (Kind::Flush, _) => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
-            (Kind::Discard(range), _) => {
-                fallocate(range, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE)
-            }
-            (Kind::Zero(range, way), _) => {
-                fallocate(range, way.flags().unwrap_or(FallocateFlags::KEEP_SIZE))
-            }
-        }
-    }
-
-    /// The next piece of zeros to be written.
-    fn refill_zeros(&mut self) {
-        let mut left = usize::try_from(self.left).unwrap_or(usize::MAX).min(ZERO_PIECE);
-        self.first = 0;
-        self.iovecs.0.clear();
-        while left > 0 {
-            let len = left.min(ZEROS.0.len());
-            // Only ever read from.
-            let iov_base = ZEROS.0.as_ptr().cast_mut().cast();
-            self.iovecs.0.push(libc::iovec { iov_base, iov_len: len });
-            left -= len;
-        }
-    }
-}
-
 impl Engine for UringEngine {
+    fn begin(&mut self) {
+        if let Err(error) = self.ring.submitter().register_enable_rings() {
+            tracing::warn!("io_uring cannot be used ({error}): a disk uses plain system calls");
+            self.unusable = true;
+        }
+    }
+
     fn start(&mut self, slot: u16, operation: Operation<'_>) -> Option<io::Result<()>> {
+        if self.unusable {
+            return Some(self.plain.run(operation));
+        }
         let file = &self.plain.file;
         match operation {
             Operation::Read(offset, data) => return self.transfer(slot, Kind::Read, offset, &data),
@@ -275,7 +278,10 @@ impl Engine for UringEngine {
                 return Some(Ok(()));
             }
             Operation::Discard(range) => self.ranged(slot, Kind::Discard(range)),
-            Operation::Flush => self.ranged(slot, Kind::Flush),
+            Operation::Flush => match file.lost() {
+                Some(error) => return Some(Err(error)),
+                None => self.ranged(slot, Kind::Flush),
+            },
             Operation::WriteZeroes(range, unmap) => {
                 self.ranged(slot, Kind::Zero(range, Zeroing::first(unmap)));
             }
@@ -283,14 +289,42 @@ impl Engine for UringEngine {
         None
     }
 
-    fn submit(&mut self) {
-        if self.unsubmitted {
-            // Interrupted, or the kernel is short of memory: what is left is submitted next time,
-            // which the caller's loop gets to because the ring is not empty.
-            match self.ring.submit() {
-                Ok(_) => self.unsubmitted = !self.ring.submission().is_empty(),
-                Err(error) => tracing::debug!("io_uring_enter: {error}"),
+    fn wait(
+        &mut self,
+        stop: &EventFd,
+        doorbell: &EventFd,
+        timeout: Option<Duration>,
+    ) -> Option<bool> {
+        if !self.waits || self.unusable {
+            return None;
+        }
+        if self.stopped {
+            return Some(true);
+        }
+        self.poll(0, STOP, stop);
+        self.poll(1, DOORBELL, doorbell);
+        let something = !self.failed.is_empty() || !self.ring.completion().is_empty();
+        if something || timeout.is_some_and(|timeout| timeout.is_zero()) {
+            self.submit();
+            return Some(false);
+        }
+        let submitted = match timeout {
+            None => self.ring.submit_and_wait(1),
+            Some(timeout) => {
+                let timeout = types::Timespec::from(timeout);
+                let arguments = types::SubmitArgs::new().timespec(&timeout);
+                self.ring.submitter().submit_with_args(1, &arguments)
             }
+        };
+        self.submitted(submitted);
+        Some(false)
+    }
+
+    fn submit(&mut self) {
+        // Completions may wait to be asked for.
+        if self.unsubmitted || self.ring.submission().taskrun() {
+            let submitted = self.ring.submit();
+            self.submitted(submitted);
         }
     }
 
@@ -299,16 +333,13 @@ impl Engine for UringEngine {
             return Some((slot, Err(error)));
         }
         loop {
-            let Some(entry) = self.ring.completion().next() else {
-                // Operations may have gone on to another step.
-                self.submit();
-                return None;
-            };
-            if entry.user_data() == CANCELLATION {
+            // Operations may go on to another step, which the next submission is for.
+            let entry = self.ring.completion().next()?;
+            let Ok(slot) = u16::try_from(entry.user_data()) else {
+                self.notice(&entry);
                 continue;
-            }
+            };
             self.in_flight = self.in_flight.saturating_sub(1);
-            let Ok(slot) = u16::try_from(entry.user_data()) else { continue };
             if let Some(result) = self.step(slot, entry.result()) {
                 return Some((slot, result));
             }
@@ -316,6 +347,9 @@ impl Engine for UringEngine {
     }
 
     fn completions(&self) -> Option<BorrowedFd<'_>> {
+        if self.unusable {
+            return None;
+        }
         // SAFETY: open as long as the ring.
         Some(unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) })
     }
@@ -340,7 +374,8 @@ impl Drop for UringEngine {
         }
         while self.in_flight > 0 && Instant::now() < deadline {
             if self.reap().is_none() {
-                self.wait(deadline);
+                self.submit();
+                self.wait_until(deadline);
             }
         }
         if self.in_flight > 0 {
@@ -348,6 +383,8 @@ impl Drop for UringEngine {
             tracing::error!("the host does not end {} disk operations", self.in_flight);
             return;
         }
+        // The kernel ends a ring some time later, but the file and its locks are to be free now.
+        let _ = self.ring.submitter().unregister_files();
         // SAFETY: dropped here and not used again; nothing is in flight.
         unsafe { ManuallyDrop::drop(&mut self.ring) };
         // SAFETY: as above.
