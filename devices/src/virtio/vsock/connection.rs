@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::slice;
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
@@ -440,11 +441,32 @@ impl Connection {
             return (!asked).then_some((op::CREDIT_REQUEST, 0));
         }
         let room = chain.writable_len().saturating_sub(packet::LEN).min(free as usize);
-        match socket::receive(&self.socket, chain, packet::LEN, room) {
+        let count = self.receive(slice::from_ref(chain), room)?;
+        Some((op::RW, count))
+    }
+
+    /// More data of the host's in `chains`, behind room for headers, if nothing else is to be said
+    /// first: the header of its packets but for their lengths, and how many bytes it is.
+    pub(super) fn more_data(&mut self, guest_cid: u64, chains: &[Chain]) -> Option<(Header, u32)> {
+        let first = self.state != State::Open || self.opening || self.owes_update();
+        let free = self.credit.peer_free();
+        if first || free == 0 || chains.is_empty() || !self.reads_host() {
+            return None;
+        }
+        let count = self.receive(chains, free as usize)?;
+        let mut header = Header::from_host(guest_cid, self.ports, op::RW);
+        self.credit.tell(&mut header);
+        Some((header, count))
+    }
+
+    /// Reads what the host has sent, at most `room` bytes; none: it has sent nothing more yet, or no
+    /// more will come.
+    fn receive(&mut self, chains: &[Chain], room: usize) -> Option<u32> {
+        match socket::receive(&self.socket, chains, packet::LEN, room) {
             Ok(count @ 1..) => {
                 let count = to_u32(count);
                 self.credit.sent(count);
-                return Some((op::RW, count));
+                return Some(count);
             }
             Ok(0) => self.host_shut |= shutdown::SEND,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}

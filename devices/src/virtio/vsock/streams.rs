@@ -25,7 +25,7 @@ use crate::virtio::chain::Chain;
 /// Resets owed to the guest, past which its packets are left where they are.
 const MOST_RESETS: usize = 1024;
 /// Packets one connection sends before it is the next one's turn.
-const PACKETS_PER_TURN: u32 = 16;
+const PACKETS_PER_TURN: u32 = 32;
 /// Connections accepted before the queues are looked at again.
 const ACCEPTS_PER_TURN: usize = 64;
 /// How exactly deadlines are kept.
@@ -296,24 +296,46 @@ impl Streams {
             return Some(reset);
         }
         while let Some(&token) = self.listed.front() {
-            if let Some(connection) = self.table.get(token) {
-                let header = connection.next_packet(self.guest_cid, chain, &self.context);
-                let more = header.is_some() && connection.has_packet();
-                self.sent += 1;
-                if more && self.sent < PACKETS_PER_TURN {
-                    return header;
-                }
-                connection.listed = false;
+            let Some(connection) = self.table.get(token) else {
                 self.next_turn();
-                self.settle(token, Fate::Lives);
-                if header.is_some() {
-                    return header;
-                }
-            } else {
-                self.next_turn();
+                continue;
+            };
+            let header = connection.next_packet(self.guest_cid, chain, &self.context);
+            let more = header.is_some() && connection.has_packet();
+            self.count(token, 1, more);
+            if header.is_some() {
+                return header;
             }
         }
         None
+    }
+
+    /// More data of the connection whose turn it is, in `chains` behind room for headers, if there is
+    /// any and nothing else comes first: the header of its packets but for their lengths, and how
+    /// many bytes it is.
+    pub(super) fn more_data(&mut self, chains: &[Chain]) -> Option<(Header, u32)> {
+        if !self.resets.is_empty() {
+            return None;
+        }
+        let &token = self.listed.front()?;
+        let connection = self.table.get(token)?;
+        let data = connection.more_data(self.guest_cid, chains);
+        let more = connection.has_packet();
+        self.count(token, u32::try_from(chains.len()).unwrap_or(u32::MAX), more);
+        data
+    }
+
+    /// The connection whose turn it is has had `packets` more, and has `more` for the guest.
+    fn count(&mut self, token: Token, packets: u32, more: bool) {
+        self.sent = self.sent.saturating_add(packets);
+        if more && self.sent < PACKETS_PER_TURN {
+            return;
+        }
+        if let Some(connection) = self.table.get(token) {
+            connection.listed = false;
+        }
+        self.next_turn();
+        self.settle(token, Fate::Lives);
     }
 
     fn next_turn(&mut self) {

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use super::packet::{Header, op, shutdown};
-use super::test_guest::{Guest, Stream, expect_end, header_len, impatient, read};
+use super::packet::{Header, LEN, op, shutdown};
+use super::test_guest::{Guest, ROOM, Stream, expect_end, header_len, impatient, read};
 use super::*;
 use crate::virtio::test_driver::wait;
 
@@ -90,6 +90,25 @@ fn much_data_goes_both_ways_unharmed() {
     exchange(&mut guest, &mut stream, 64 << 20, 64 << 10, |_, _| {});
     stream.shut(&mut guest, shutdown::SEND);
     assert_eq!(program.join().unwrap(), 64 << 20);
+}
+
+#[test]
+fn buffers_of_any_shape_are_filled_without_gaps() {
+    let mut guest = Guest::new();
+    let (mut stream, host) = guest.accept(52);
+    guest.shape = |number| match number % 7 {
+        0 => vec![LEN + 1],
+        1 => vec![20, 25],
+        2 => vec![1; LEN + 200],
+        3 => vec![LEN, 1, 5000],
+        4 => vec![LEN + ROOM],
+        5 => vec![7, 4000, 1, 1, 300],
+        _ => vec![LEN + 64, 10],
+    };
+    let program = echo(host);
+    exchange(&mut guest, &mut stream, 4 << 20, 64 << 10, |_, _| {});
+    stream.shut(&mut guest, shutdown::SEND);
+    assert_eq!(program.join().unwrap(), 4 << 20);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::packet::{self, Header};
+use super::packet::{self, Header, op};
 use super::streams::{self, Streams, Wake};
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Broken, Queue};
@@ -19,6 +19,8 @@ use crate::virtio::worker::{self, Handler};
 
 /// Packets carried in one direction before the other one, and sockets, are looked at.
 const PACKETS_PER_TURN: usize = 256;
+/// Packets filled by one system call: with Linux's buffers of 4 KiB, 64 KiB.
+const PACKETS_AT_ONCE: usize = 16;
 /// Happenings taken notice of at once.
 const EVENTS: usize = 128;
 /// The event that all connections are gone (5.10.6.7).
@@ -38,6 +40,8 @@ pub(super) struct Exchange {
     rx: Option<Lane>,
     tx: Option<Lane>,
     event: Option<Lane>,
+    /// For packets filled at once.
+    more: Vec<Chain>,
     /// The driver has yet to be told that all connections are gone.
     transport_reset: bool,
 }
@@ -54,7 +58,9 @@ impl Exchange {
                 Lane { queue, chain }
             })
         });
-        let exchange = Self { streams, rx, tx, event, transport_reset };
+        let new_chains = |lane: &Lane| (0..PACKETS_AT_ONCE).map(|_| lane.queue.chain()).collect();
+        let more = rx.as_ref().map(new_chains).unwrap_or_default();
+        let exchange = Self { streams, rx, tx, event, more, transport_reset };
         for lane in exchange.lanes() {
             exchange.streams.watch(borrow(lane.queue.doorbell()), streams::DOORBELL)?;
         }
@@ -127,17 +133,16 @@ impl Exchange {
     fn give(&mut self) -> Result<bool, Broken> {
         let Some(Lane { queue, chain }) = &mut self.rx else { return Ok(false) };
         queue.disable_doorbell();
-        for _ in 0..PACKETS_PER_TURN {
+        let mut given = 0;
+        while given < PACKETS_PER_TURN {
+            given += 1;
             if !self.streams.has_packet() {
                 queue.signal();
                 return Ok(false);
             }
-            if !queue.pop(chain)? {
+            if !pop(queue, chain)? {
                 queue.signal();
                 return queue.enable_doorbell();
-            }
-            if chain.writable_len() <= packet::LEN {
-                return Err(Broken::Request);
             }
             let Some(header) = self.streams.next_packet(chain) else {
                 queue.undo_pop();
@@ -145,6 +150,10 @@ impl Exchange {
             };
             chain.write(0, &header.encode()).map_err(|_| Broken::Request)?;
             queue.push(chain.head(), header.total());
+            // Who sends as much as fits sends more.
+            if header.op == op::RW && header.total() as usize == chain.writable_len() {
+                given += give_more(queue, &mut self.more, &mut self.streams)?;
+            }
         }
         queue.signal();
         Ok(self.streams.has_packet())
@@ -195,6 +204,48 @@ impl Handler for Exchange {
         self.streams.pause();
         self.streams.unwatch(borrow(stop));
     }
+}
+
+/// Takes a buffer for a packet, if there is one.
+fn pop(queue: &mut Queue, chain: &mut Chain) -> Result<bool, Broken> {
+    if !queue.pop(chain)? {
+        return Ok(false);
+    }
+    if chain.writable_len() <= packet::LEN {
+        return Err(Broken::Request);
+    }
+    Ok(true)
+}
+
+/// Gives the guest more of the stream whose turn it is, as many packets as there are buffers and
+/// chains for; how many.
+fn give_more(
+    queue: &mut Queue,
+    chains: &mut [Chain],
+    streams: &mut Streams,
+) -> Result<usize, Broken> {
+    let mut popped = 0;
+    for chain in &mut *chains {
+        if !pop(queue, chain)? {
+            break;
+        }
+        popped += 1;
+    }
+    let (mut header, mut left) = streams.more_data(&chains[..popped]).unwrap_or_default();
+    let mut given = 0;
+    for chain in &chains[..popped] {
+        if left == 0 {
+            queue.undo_pop();
+            continue;
+        }
+        let room = chain.writable_len() - packet::LEN;
+        header.len = left.min(u32::try_from(room).unwrap_or(u32::MAX));
+        left -= header.len;
+        chain.write(0, &header.encode()).map_err(|_| Broken::Request)?;
+        queue.push(chain.head(), header.total());
+        given += 1;
+    }
+    Ok(given)
 }
 
 fn wait(stop: &EventFd) {
