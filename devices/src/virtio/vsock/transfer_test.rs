@@ -1,7 +1,6 @@
 //! Data in quantity: order, credit, many connections, pauses in the middle.
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -323,50 +322,4 @@ fn ten_thousand_connections_are_open_at_once() {
     let thousand = start.elapsed();
     many_connections(9900);
     println!("1,000: {thousand:?}; 9,900: {:?}", start.elapsed() - thousand);
-}
-
-#[test]
-#[ignore = "measures"]
-fn throughput() {
-    const TOTAL: usize = 1 << 30;
-    let mut guest = Guest::new();
-    let (mut stream, mut host) = guest.accept(52);
-    let mut reader = host.try_clone().unwrap();
-    let program = thread::spawn(move || {
-        let mut bytes = vec![0; 256 << 10];
-        while reader.read(&mut bytes).unwrap() > 0 {}
-    });
-    let (start, packet) = (Instant::now(), vec![0; 64 << 10]);
-    for _ in 0..TOTAL / packet.len() {
-        wait("credit", || {
-            while let Some((header, _)) = guest.try_receive() {
-                stream.hear(&header);
-            }
-            stream.credit() as usize >= packet.len()
-        });
-        stream.write(&mut guest, &packet);
-    }
-    guest.flush();
-    let rate = |start: Instant| (TOTAL >> 20) as f64 / start.elapsed().as_secs_f64();
-    println!("guest to host: {:.0} MiB/s", rate(start));
-    stream.shut(&mut guest, shutdown::SEND);
-    program.join().unwrap();
-
-    let start = Instant::now();
-    let program = thread::spawn(move || {
-        let bytes = vec![0; 256 << 10];
-        (0..TOTAL / bytes.len()).for_each(|_| host.write_all(&bytes).unwrap());
-        host.shutdown(Shutdown::Both).unwrap();
-    });
-    let (mut received, mut told) = (0, 0);
-    while received < TOTAL {
-        received += guest.receive().1.len();
-        if received - told > 64 << 10 {
-            told = received;
-            stream.fwd_cnt = header_len(received);
-            guest.send(&stream.header(op::CREDIT_UPDATE), &[]);
-        }
-    }
-    println!("host to guest: {:.0} MiB/s", rate(start));
-    program.join().unwrap();
 }
