@@ -16,19 +16,24 @@ const PIECES: usize = 64;
 
 const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
-/// Sends `len` bytes of the chain's readable part, from `offset` on, or the first of them. The
-/// chain holds that many.
-pub(super) fn send(
+/// Sends parts of chains that the guest filled, or the first of their bytes: each part is an offset and a
+/// length that the chain has. At least one byte.
+pub(super) fn send<'a>(
     socket: &UnixStream,
-    chain: &Chain,
-    offset: usize,
-    len: usize,
+    parts: impl Iterator<Item = (&'a Chain, usize, usize)>,
 ) -> io::Result<usize> {
     let mut pieces = [EMPTY; PIECES];
-    let (count, _) = cut(&mut pieces, chain.readable(), offset, len);
-    let message = message(&mut pieces[..count]);
+    let mut filled = 0;
+    for (chain, offset, len) in parts {
+        let (count, bytes) = cut(&mut pieces[filled..], chain.readable(), offset, len);
+        filled += count;
+        if bytes < len {
+            break;
+        }
+    }
+    let message = message(&mut pieces[..filled]);
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: the message's pieces are guest RAM, which `chain` keeps mapped.
+    // SAFETY: the message's pieces are guest RAM, which the chains keep mapped.
     let count = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }

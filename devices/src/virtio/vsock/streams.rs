@@ -16,7 +16,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::connection::{Connection, Context, Fate, State};
 use super::credit::Credit;
-use super::packet::{HOST_CID, Header, TYPE_STREAM, op};
+use super::packet::{HOST_CID, Header, Packet, TYPE_STREAM, op};
 use super::table::{Table, Token};
 use super::{Connector, Limits};
 use crate::rate_limit::RateLimitedLog;
@@ -246,8 +246,17 @@ impl Streams {
         }
     }
 
-    /// A packet of the guest's, its payload in `chain`.
-    pub(super) fn deliver(&mut self, header: &Header, chain: &Chain) {
+    /// Packets of the guest's, in their order.
+    pub(super) fn deliver(&mut self, packets: &[Packet]) {
+        // Data of one stream goes on at once.
+        for run in packets.chunk_by(|a, b| a.header.is_continued_by(&b.header)) {
+            self.deliver_run(run);
+        }
+    }
+
+    /// One packet, or several with data of the same stream.
+    fn deliver_run(&mut self, packets: &[Packet]) {
+        let Some(Packet { header, .. }) = packets.first() else { return };
         if header.src_cid != self.guest_cid {
             return self.complain("a packet from somebody else's CID");
         }
@@ -256,14 +265,14 @@ impl Streams {
         if let Some(token) = token
             && let Some(connection) = self.table.get(token)
         {
-            let fate = connection.on_packet(header, chain, &mut self.context);
+            let fate = connection.on_packets(packets, &mut self.context);
             return self.settle(token, fate);
         }
         match header.op {
             // Never answered, or two sides could go on for ever.
             op::RST => {}
             op::REQUEST if stream && self.connect(header) => {}
-            _ => self.resets.push_back(header.refusal()),
+            _ => self.resets.extend(packets.iter().map(|packet| packet.header.refusal())),
         }
     }
 

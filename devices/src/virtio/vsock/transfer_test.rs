@@ -111,6 +111,26 @@ fn buffers_of_any_shape_are_filled_without_gaps() {
 }
 
 #[test]
+fn packets_that_wait_together_arrive_in_order_at_a_host_that_has_no_room_for_all() {
+    let mut guest = Guest::new();
+    let (mut stream, mut host) = guest.accept(52);
+    let (mut other, mut other_host) = guest.accept(53);
+    let pattern = Pattern::new();
+    let queues = guest.driver.device.quiesce();
+    for number in 0..20 {
+        stream.write(&mut guest, pattern.at(number * 12_000, 12_000));
+        if number % 7 == 6 {
+            other.write(&mut guest, b"x");
+        }
+    }
+    guest.driver.restart(queues);
+    assert_eq!(read(&mut other_host, 2), b"xx");
+    for number in 0..20 {
+        assert_eq!(read(&mut host, 12_000), pattern.at(number * 12_000, 12_000), "{number}");
+    }
+}
+
+#[test]
 fn pauses_lose_nothing_on_its_way() {
     let mut guest = Guest::new();
     let (mut stream, host) = guest.accept(52);
