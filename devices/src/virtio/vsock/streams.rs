@@ -2,8 +2,8 @@
 //! to the guest, and the host's side of it all. Queues are lent to it a chain at a time.
 //!
 //! What a guest can make this hold is bounded: connections by [`Limits::connections`], bytes for
-//! slow hosts by [`Table::grant`], resets by [`Streams::is_clogged`] (and connections that end of
-//! themselves); any other packet is made when there is a buffer for it.
+//! slow hosts by [`Table::grant`], here and in the kernel, resets by [`Streams::is_clogged`] (and
+//! connections that end of themselves); any other packet is made when there is a buffer for it.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 
 use super::connection::{Connection, Context, Fate, State};
 use super::credit::Credit;
 use super::packet::{HOST_CID, Header, Packet, TYPE_STREAM, op};
-use super::table::{Table, Token};
+use super::table::{self, Table, Token};
 use super::{Connector, Limits};
 use crate::rate_limit::RateLimitedLog;
 use crate::virtio::chain::Chain;
@@ -216,6 +217,11 @@ impl Streams {
     }
 
     fn add(&mut self, connection: Connection) -> io::Result<Token> {
+        let granted = connection.credit.buf_alloc();
+        if granted < table::MOST {
+            // The kernel's own buffer of what a host has not read is bounded likewise.
+            let _ = set_socket_send_buffer_size(&connection.socket, granted as usize);
+        }
         let data = data(self.table.next_token());
         epoll::add(&self.epoll, &connection.socket, data, interest(false))?;
         let token = self.table.insert(connection);
