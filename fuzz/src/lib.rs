@@ -1,7 +1,7 @@
 //! What the fuzz targets share: a small guest, and the drivers of hostile guests.
 
-pub mod disk;
 pub mod device;
+pub mod disk;
 pub mod registers;
 pub mod rings;
 pub mod sockets;

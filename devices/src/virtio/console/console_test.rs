@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
+use rustix::fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_setfl, memfd_create};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
@@ -265,6 +265,22 @@ fn output_to_a_file_is_there_and_input_from_one_ends() {
     driver.queues[0].kick();
     driver.print(1, b"goes on");
     assert_eq!(driver.queues[0].poll_used(), None);
+}
+
+#[test]
+fn a_file_that_takes_nothing_for_a_while_takes_what_comes_later() {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut output = File::from(memfd_create("out", flags).unwrap());
+    // Full, until there is room at its beginning.
+    output.write_all(b"12345678").unwrap();
+    fcntl_add_seals(&output, SealFlags::GROW).unwrap();
+    let mut driver = driver(vec![console(None, Some(output.try_clone().unwrap().into()))]);
+    driver.print(1, b"lost");
+    std::io::Seek::rewind(&mut output).unwrap();
+    driver.print(1, b"kept");
+    let mut bytes = [0; 8];
+    std::os::unix::fs::FileExt::read_exact_at(&output, &mut bytes, 0).unwrap();
+    assert_eq!(&bytes, b"kept5678");
 }
 
 #[test]

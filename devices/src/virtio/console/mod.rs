@@ -213,7 +213,7 @@ impl VirtioDevice for Console {
             return Err(io::Error::other("the ports were lost with an earlier thread"));
         }
         let serving = Serving::new(ports, activation, Arc::clone(&self.handle))?;
-        self.worker = Some(Worker::start("console".to_owned(), serving)?);
+        self.worker = Some(Worker::start("virtio-console".to_owned(), serving)?);
         Ok(())
     }
 

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 
+use crate::rate_limit::RateLimitedLog;
+
 /// Most bytes moved by one system call, so that a disk cannot keep the device for long.
 const MOST: usize = 1 << 20;
 /// What a pipe takes without waiting once poll(2) says so, where it has one writer (PIPE_BUF).
@@ -55,6 +57,7 @@ pub(super) struct Stream {
     ready: bool,
     /// Nothing more comes, or goes.
     ended: bool,
+    log: RateLimitedLog,
 }
 
 impl Stream {
@@ -67,7 +70,7 @@ impl Stream {
             Ok(FileType::CharacterDevice) => Mode::Asked(MOST_TERMINAL),
             _ => Mode::Asked(MOST_PIPE),
         };
-        Self { fd, mode, ready: true, ended: false }
+        Self { fd, mode, ready: true, ended: false, log: RateLimitedLog::new() }
     }
 
     pub(super) fn fd(&self) -> &Arc<OwnedFd> {
@@ -151,19 +154,27 @@ impl Stream {
         let error = loop {
             let count = transfer(self.fd.as_raw_fd(), most);
             match usize::try_from(count) {
-                Ok(0) => break io::ErrorKind::UnexpectedEof,
+                Ok(0) => break None,
                 Ok(count) => return Moved::Bytes(count),
-                Err(_) => match io::Error::last_os_error().kind() {
-                    io::ErrorKind::Interrupted => {}
-                    kind => break kind,
+                Err(_) => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error => break Some(error),
                 },
             }
         };
-        if error == io::ErrorKind::WouldBlock {
-            self.ready = false;
-            return Moved::Nothing;
+        match error {
+            Some(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.ready = false;
+                return Moved::Nothing;
+            }
+            // A disk that is full now need not be so for ever.
+            Some(error) if self.mode == Mode::Always && event == PollFlags::OUT => {
+                if let Some(suppressed) = self.log.admit() {
+                    tracing::warn!(suppressed, "output of a console is lost: {error}");
+                }
+            }
+            _ => self.ended = true,
         }
-        self.ended = true;
         Moved::End
     }
 

@@ -1,5 +1,5 @@
-//! One stream between a socket of the host and the guest: its states, what it passes on in each
-//! direction, and how it ends. Nothing here knows queues, or other connections.
+//! One stream between a socket of the host and the guest: its states and how it ends. What it passes on is in
+//! [`to_host`] and [`to_guest`]. Nothing here knows queues, or other connections.
 //!
 //! ```text
 //! accepted ─> Greeting ──CONNECT──> Requested ──RESPONSE──> Open ──RST after SHUTDOWN──> Orphaned
@@ -8,8 +8,11 @@
 //!
 //! An orphan is no business of the guest's any more; what it sent before still has to reach the host.
 
+mod to_guest;
+mod to_host;
+
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -19,9 +22,8 @@ use rustix::event::epoll::EventFlags;
 use super::Limits;
 use super::credit::Credit;
 use super::handshake::{self, Greeting};
-use super::packet::{self, Header, Ports, op, shutdown};
+use super::packet::{Header, Packet, Ports, op, shutdown};
 use super::socket;
-use crate::virtio::chain::Chain;
 
 /// Buffers kept for the next connection whose host is slow.
 const SPARE: usize = 4;
@@ -216,13 +218,9 @@ impl Connection {
         if self.opening { Fate::Gone } else { Fate::Reset }
     }
 
-    /// A packet of the guest's on this stream, its payload in `chain`.
-    pub(super) fn on_packet(
-        &mut self,
-        header: &Header,
-        chain: &Chain,
-        context: &mut Context,
-    ) -> Fate {
+    /// Packets of the guest's on this stream: one, or several with data, at least one.
+    pub(super) fn on_packets(&mut self, packets: &[Packet], context: &mut Context) -> Fate {
+        let Some(Packet { header, .. }) = packets.last() else { return Fate::Lives };
         self.credit.hear(header);
         if self.credit.peer_free() > 0 {
             self.credit_asked = false;
@@ -231,7 +229,7 @@ impl Connection {
             (State::Open, op::RST) => self.on_reset(context),
             (_, op::RST) => Fate::Gone,
             (State::Requested, op::RESPONSE) if !self.opening => self.on_response(),
-            (State::Open, op::RW) => self.on_data(header, chain, context),
+            (State::Open, op::RW) => self.on_data(packets, context),
             (State::Open, op::SHUTDOWN) => self.on_shutdown(header.flags, context),
             (State::Open, op::CREDIT_UPDATE) => Fate::Lives,
             (State::Open, op::CREDIT_REQUEST) => {
@@ -273,200 +271,6 @@ impl Connection {
             self.deadline = Some(context.now + context.limits.linger);
         }
         self.after_flush(context)
-    }
-
-    fn on_data(&mut self, header: &Header, chain: &Chain, context: &mut Context) -> Fate {
-        let (len, count) = (header.len, header.len as usize);
-        if self.guest_shut & shutdown::SEND != 0 {
-            return Fate::Violation("data after the end of data");
-        }
-        if chain.readable_len().saturating_sub(packet::LEN) < count {
-            return Fate::Violation("a packet that is shorter than it says");
-        }
-        if !self.credit.allows(self.buffer.len(), len) {
-            return Fate::Violation("more data than there was credit for");
-        }
-        if self.host_shut & shutdown::RECEIVE != 0 {
-            self.credit.forwarded(len);
-            return Fate::Lives;
-        }
-        match self.send(chain, count) {
-            Ok(done) if done < count => self.hold(chain, done, count, context),
-            Ok(_) => {}
-            Err(_) => {
-                self.credit.forwarded(len);
-                self.host_receives_no_more();
-            }
-        }
-        Fate::Lives
-    }
-
-    /// Sends what the host's socket takes of a payload of `count` bytes; how much that is.
-    fn send(&mut self, chain: &Chain, count: usize) -> io::Result<usize> {
-        let mut done = 0;
-        while self.buffer.is_empty() && done < count {
-            match socket::send(&self.socket, chain, packet::LEN + done, count - done) {
-                Ok(0) => break,
-                Ok(sent) => done += sent,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        self.credit.forwarded(to_u32(done));
-        Ok(done)
-    }
-
-    /// Keeps the bytes `from..to` of a payload until the host's socket has room.
-    fn hold(&mut self, chain: &Chain, from: usize, to: usize, context: &mut Context) {
-        if self.buffer.capacity() == 0 {
-            self.buffer = context.spare();
-        }
-        let mut scratch = [0; 4096];
-        for start in (from..to).step_by(scratch.len()) {
-            let piece = &mut scratch[..(to - start).min(4096)];
-            // The chain has been found to be long enough.
-            if chain.read(packet::LEN + start, piece).is_ok() {
-                self.buffer.extend(&*piece);
-            }
-        }
-    }
-
-    /// Sends what the host's socket takes now of what was held.
-    fn flush(&mut self, context: &mut Context) -> Fate {
-        let mut moved = 0;
-        while !self.buffer.is_empty() {
-            match socket::send_bytes(&self.socket, self.buffer.as_slices().0) {
-                Ok(0) => break,
-                Ok(sent) => {
-                    self.buffer.drain(..sent);
-                    moved += sent;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => self.host_receives_no_more(),
-            }
-        }
-        self.credit.forwarded(to_u32(moved));
-        if moved > 0 && self.deadline.is_some() {
-            self.deadline = Some(context.now + context.limits.linger);
-        }
-        self.after_flush(context)
-    }
-
-    /// What was waiting until all of the guest's bytes had reached the host.
-    fn after_flush(&mut self, context: &mut Context) -> Fate {
-        if !self.buffer.is_empty() {
-            return Fate::Lives;
-        }
-        context.give_back(std::mem::take(&mut self.buffer));
-        if self.state == State::Orphaned {
-            return Fate::Gone;
-        }
-        if self.guest_shut == shutdown::BOTH {
-            return Fate::Reset;
-        }
-        if self.guest_shut & shutdown::SEND != 0 && !self.write_closed {
-            self.write_closed = true;
-            let _ = self.socket.shutdown(Shutdown::Write);
-        }
-        Fate::Lives
-    }
-
-    fn host_receives_no_more(&mut self) {
-        self.host_shut |= shutdown::RECEIVE;
-        self.credit.forwarded(to_u32(self.buffer.len()));
-        self.buffer.clear();
-    }
-
-    /// Whether it has something for the guest, as far as is known.
-    pub(super) fn has_packet(&self) -> bool {
-        match self.state {
-            State::Greeting | State::Orphaned => false,
-            State::Requested => self.opening,
-            State::Open => {
-                let reads =
-                    self.reads_host() && (self.credit.peer_free() > 0 || !self.credit_asked);
-                let tells = self.host_shut & !self.told_shut != 0;
-                self.opening || reads || tells || self.owes_update()
-            }
-        }
-    }
-
-    fn reads_host(&self) -> bool {
-        let shut = self.guest_shut & shutdown::RECEIVE | self.host_shut & shutdown::SEND;
-        self.readable && shut == 0
-    }
-
-    fn owes_update(&self) -> bool {
-        self.update_asked || self.credit.owes_update()
-    }
-
-    /// The next packet for the guest, if there is one; its payload is in `chain` already, behind
-    /// room for the header.
-    pub(super) fn next_packet(
-        &mut self,
-        guest_cid: u64,
-        chain: &Chain,
-        context: &Context,
-    ) -> Option<Header> {
-        let (op, len) = match self.state {
-            State::Greeting | State::Orphaned => return None,
-            State::Requested if !self.opening => return None,
-            State::Requested => (op::REQUEST, 0),
-            State::Open if self.opening => (op::RESPONSE, 0),
-            State::Open if self.owes_update() => (op::CREDIT_UPDATE, 0),
-            State::Open => self.data(chain).or_else(|| self.shutdown(context))?,
-        };
-        match op {
-            op::REQUEST | op::RESPONSE => self.opening = false,
-            op::CREDIT_UPDATE => self.update_asked = false,
-            _ => {}
-        }
-        let mut header = Header { len, ..Header::from_host(guest_cid, self.ports, op) };
-        if op == op::SHUTDOWN {
-            header.flags = self.told_shut;
-        }
-        self.credit.tell(&mut header);
-        Some(header)
-    }
-
-    /// Data of the host's, as much as the guest has room for; or a question for more room.
-    fn data(&mut self, chain: &Chain) -> Option<(u16, u32)> {
-        if !self.reads_host() {
-            return None;
-        }
-        let free = self.credit.peer_free();
-        if free == 0 {
-            let asked = std::mem::replace(&mut self.credit_asked, true);
-            return (!asked).then_some((op::CREDIT_REQUEST, 0));
-        }
-        let room = chain.writable_len().saturating_sub(packet::LEN).min(free as usize);
-        match socket::receive(&self.socket, chain, packet::LEN, room) {
-            Ok(count @ 1..) => {
-                let count = to_u32(count);
-                self.credit.sent(count);
-                return Some((op::RW, count));
-            }
-            Ok(0) => self.host_shut |= shutdown::SEND,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => {
-                self.host_receives_no_more();
-                self.host_shut |= shutdown::SEND;
-            }
-        }
-        self.readable = false;
-        None
-    }
-
-    fn shutdown(&mut self, context: &Context) -> Option<(u16, u32)> {
-        if self.host_shut & !self.told_shut == 0 {
-            return None;
-        }
-        self.told_shut = self.host_shut;
-        if self.told_shut == shutdown::BOTH {
-            // The guest answers with a reset, or is sent one.
-            self.deadline.get_or_insert(context.now + context.limits.close);
-        }
-        Some((op::SHUTDOWN, 0))
     }
 }
 

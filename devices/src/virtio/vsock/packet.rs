@@ -1,5 +1,7 @@
 //! The header of every packet (virtio 1.3, 5.10.6), to and from its 44 bytes.
 
+use crate::virtio::chain::Chain;
+
 /// The well-known CID of the host.
 pub(super) const HOST_CID: u64 = 2;
 /// Bytes of a header.
@@ -114,8 +116,23 @@ impl Header {
         self.len.saturating_add(44)
     }
 
+    /// Whether both packets are data of the same stream.
+    pub(super) fn is_continued_by(&self, next: &Self) -> bool {
+        let stream = |header: &Self| {
+            (header.kind, header.src_cid, header.dst_cid, header.src_port, header.dst_port)
+        };
+        self.op == op::RW && next.op == op::RW && stream(self) == stream(next)
+    }
+
     /// The stream that this packet of the guest's belongs to.
     pub(super) fn ports(&self) -> Ports {
         Ports { host: self.dst_port, guest: self.src_port }
     }
+}
+
+/// A packet of the guest's: its header, read once, and where it and the payload behind it are.
+#[derive(Debug)]
+pub(super) struct Packet {
+    pub header: Header,
+    pub chain: Chain,
 }

@@ -16,33 +16,45 @@ const PIECES: usize = 64;
 
 const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
-/// Sends `len` bytes of the chain's readable part, from `offset` on, or the first of them. The
-/// chain holds that many.
-pub(super) fn send(
+/// Sends parts of chains that the guest filled, or the first of their bytes: each part is an offset and a
+/// length that the chain has. At least one byte.
+pub(super) fn send<'a>(
     socket: &UnixStream,
-    chain: &Chain,
-    offset: usize,
-    len: usize,
+    parts: impl Iterator<Item = (&'a Chain, usize, usize)>,
 ) -> io::Result<usize> {
     let mut pieces = [EMPTY; PIECES];
-    let message = message(&mut pieces, chain.readable(), offset, len);
+    let mut filled = 0;
+    for (chain, offset, len) in parts {
+        let (count, bytes) = cut(&mut pieces[filled..], chain.readable(), offset, len);
+        filled += count;
+        if bytes < len {
+            break;
+        }
+    }
+    let message = message(&mut pieces[..filled]);
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: the message's pieces are guest RAM, which `chain` keeps mapped.
+    // SAFETY: the message's pieces are guest RAM, which the chains keep mapped.
     let count = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
-/// Receives up to `len` bytes, at least 1, into the chain's writable part from `offset` on; 0 at
-/// the end of the stream.
+/// Receives up to `len` bytes, at least 1, into the writable parts of the chains from `offset` of each
+/// on: one after the other is filled. 0 at the end of the stream.
 pub(super) fn receive(
     socket: &UnixStream,
-    chain: &Chain,
+    chains: &[Chain],
     offset: usize,
-    len: usize,
+    mut len: usize,
 ) -> io::Result<usize> {
     let mut pieces = [EMPTY; PIECES];
-    let mut message = message(&mut pieces, chain.writable(), offset, len);
-    // SAFETY: the message's pieces are guest RAM, which `chain` keeps mapped.
+    let mut filled = 0;
+    for chain in chains {
+        let (count, bytes) = cut(&mut pieces[filled..], chain.writable(), offset, len);
+        filled += count;
+        len -= bytes;
+    }
+    let mut message = message(&mut pieces[..filled]);
+    // SAFETY: the message's pieces are guest RAM, which the chains keep mapped.
     let count = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
@@ -58,18 +70,19 @@ pub(super) fn receive_bytes(socket: &UnixStream, to: &mut [u8], peek: bool) -> i
     Ok(rustix::net::recv(socket, to, RecvFlags::DONTWAIT | peek)?.0)
 }
 
-/// A message of the `len` bytes from `offset` on of `buffers`, or the first of them.
-fn message(
-    pieces: &mut [libc::iovec; PIECES],
+/// Makes `pieces` the `len` bytes from `offset` on of `buffers`, or the first of them; how many pieces, and
+/// how many bytes.
+fn cut(
+    pieces: &mut [libc::iovec],
     buffers: &[libc::iovec],
     mut offset: usize,
-    mut len: usize,
-) -> libc::msghdr {
-    let mut count = 0;
+    len: usize,
+) -> (usize, usize) {
+    let (mut count, mut left) = (0, len);
     for buffer in buffers {
         let skip = offset.min(buffer.iov_len);
         offset -= skip;
-        let take = (buffer.iov_len - skip).min(len);
+        let take = (buffer.iov_len - skip).min(left);
         if take == 0 {
             continue;
         }
@@ -77,11 +90,15 @@ fn message(
         let start = buffer.iov_base.cast::<u8>().wrapping_add(skip);
         *piece = libc::iovec { iov_base: start.cast(), iov_len: take };
         count += 1;
-        len -= take;
+        left -= take;
     }
+    (count, len - left)
+}
+
+fn message(pieces: &mut [libc::iovec]) -> libc::msghdr {
     // SAFETY: all zeros are a message without name, pieces and control data.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = pieces.as_mut_ptr();
-    message.msg_iovlen = count as _;
+    message.msg_iovlen = pieces.len() as _;
     message
 }

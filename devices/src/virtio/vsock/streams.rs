@@ -2,8 +2,8 @@
 //! to the guest, and the host's side of it all. Queues are lent to it a chain at a time.
 //!
 //! What a guest can make this hold is bounded: connections by [`Limits::connections`], bytes for
-//! slow hosts by [`Table::grant`], resets by [`Streams::is_clogged`] (and connections that end of
-//! themselves); any other packet is made when there is a buffer for it.
+//! slow hosts by [`Table::grant`], here and in the kernel, resets by [`Streams::is_clogged`] (and
+//! connections that end of themselves); any other packet is made when there is a buffer for it.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 
 use super::connection::{Connection, Context, Fate, State};
 use super::credit::Credit;
-use super::packet::{HOST_CID, Header, TYPE_STREAM, op};
-use super::table::{Table, Token};
+use super::packet::{HOST_CID, Header, Packet, TYPE_STREAM, op};
+use super::table::{self, Table, Token};
 use super::{Connector, Limits};
 use crate::rate_limit::RateLimitedLog;
 use crate::virtio::chain::Chain;
@@ -25,7 +26,7 @@ use crate::virtio::chain::Chain;
 /// Resets owed to the guest, past which its packets are left where they are.
 const MOST_RESETS: usize = 1024;
 /// Packets one connection sends before it is the next one's turn.
-const PACKETS_PER_TURN: u32 = 16;
+const PACKETS_PER_TURN: u32 = 32;
 /// Connections accepted before the queues are looked at again.
 const ACCEPTS_PER_TURN: usize = 64;
 /// How exactly deadlines are kept.
@@ -216,6 +217,11 @@ impl Streams {
     }
 
     fn add(&mut self, connection: Connection) -> io::Result<Token> {
+        let granted = connection.credit.buf_alloc();
+        if granted < table::MOST {
+            // The kernel's own buffer of what a host has not read is bounded likewise.
+            let _ = set_socket_send_buffer_size(&connection.socket, granted as usize);
+        }
         let data = data(self.table.next_token());
         epoll::add(&self.epoll, &connection.socket, data, interest(false))?;
         let token = self.table.insert(connection);
@@ -246,8 +252,17 @@ impl Streams {
         }
     }
 
-    /// A packet of the guest's, its payload in `chain`.
-    pub(super) fn deliver(&mut self, header: &Header, chain: &Chain) {
+    /// Packets of the guest's, in their order.
+    pub(super) fn deliver(&mut self, packets: &[Packet]) {
+        // Data of one stream goes on at once.
+        for run in packets.chunk_by(|a, b| a.header.is_continued_by(&b.header)) {
+            self.deliver_run(run);
+        }
+    }
+
+    /// One packet, or several with data of the same stream.
+    fn deliver_run(&mut self, packets: &[Packet]) {
+        let Some(Packet { header, .. }) = packets.first() else { return };
         if header.src_cid != self.guest_cid {
             return self.complain("a packet from somebody else's CID");
         }
@@ -256,14 +271,14 @@ impl Streams {
         if let Some(token) = token
             && let Some(connection) = self.table.get(token)
         {
-            let fate = connection.on_packet(header, chain, &mut self.context);
+            let fate = connection.on_packets(packets, &mut self.context);
             return self.settle(token, fate);
         }
         match header.op {
             // Never answered, or two sides could go on for ever.
             op::RST => {}
             op::REQUEST if stream && self.connect(header) => {}
-            _ => self.resets.push_back(header.refusal()),
+            _ => self.resets.extend(packets.iter().map(|packet| packet.header.refusal())),
         }
     }
 
@@ -296,24 +311,46 @@ impl Streams {
             return Some(reset);
         }
         while let Some(&token) = self.listed.front() {
-            if let Some(connection) = self.table.get(token) {
-                let header = connection.next_packet(self.guest_cid, chain, &self.context);
-                let more = header.is_some() && connection.has_packet();
-                self.sent += 1;
-                if more && self.sent < PACKETS_PER_TURN {
-                    return header;
-                }
-                connection.listed = false;
+            let Some(connection) = self.table.get(token) else {
                 self.next_turn();
-                self.settle(token, Fate::Lives);
-                if header.is_some() {
-                    return header;
-                }
-            } else {
-                self.next_turn();
+                continue;
+            };
+            let header = connection.next_packet(self.guest_cid, chain, &self.context);
+            let more = header.is_some() && connection.has_packet();
+            self.count(token, 1, more);
+            if header.is_some() {
+                return header;
             }
         }
         None
+    }
+
+    /// More data of the connection whose turn it is, in `chains` behind room for headers, if there is
+    /// any and nothing else comes first: the header of its packets but for their lengths, and how
+    /// many bytes it is.
+    pub(super) fn more_data(&mut self, chains: &[Chain]) -> Option<(Header, u32)> {
+        if !self.resets.is_empty() {
+            return None;
+        }
+        let &token = self.listed.front()?;
+        let connection = self.table.get(token)?;
+        let data = connection.more_data(self.guest_cid, chains);
+        let more = connection.has_packet();
+        self.count(token, u32::try_from(chains.len()).unwrap_or(u32::MAX), more);
+        data
+    }
+
+    /// The connection whose turn it is has had `packets` more, and has `more` for the guest.
+    fn count(&mut self, token: Token, packets: u32, more: bool) {
+        self.sent = self.sent.saturating_add(packets);
+        if more && self.sent < PACKETS_PER_TURN {
+            return;
+        }
+        if let Some(connection) = self.table.get(token) {
+            connection.listed = false;
+        }
+        self.next_turn();
+        self.settle(token, Fate::Lives);
     }
 
     fn next_turn(&mut self) {

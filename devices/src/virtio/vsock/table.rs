@@ -12,9 +12,9 @@ const BUDGET: usize = 64 << 20;
 /// Each gets this part of what is left of it,
 const SHARE: usize = 64;
 /// but at least this much,
-const LEAST: usize = 16 << 10;
+const LEAST: u32 = 16 << 10;
 /// and at most this: more is of no use to a guest on the same machine.
-const MOST: usize = 256 << 10;
+pub(super) const MOST: u32 = 256 << 10;
 
 /// Ports of the host's side of connections the host opens: like all that no program listens on,
 /// far above those that some do.
@@ -58,7 +58,7 @@ impl Table {
     /// hosts that do not read.
     pub(super) fn grant(&self) -> u32 {
         let share = BUDGET.saturating_sub(self.granted) / SHARE;
-        u32::try_from(share.clamp(LEAST, MOST)).unwrap_or(u32::MAX)
+        u32::try_from(share).unwrap_or(u32::MAX).clamp(LEAST, MOST)
     }
 
     /// What the next connection put in will be called.

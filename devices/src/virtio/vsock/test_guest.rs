@@ -30,6 +30,9 @@ pub(super) struct Guest {
     tx_posted: usize,
     /// It gives no buffers for packets.
     pub starves: bool,
+    /// The parts of the nth of its buffers for packets.
+    pub shape: fn(usize) -> Vec<usize>,
+    given: usize,
 }
 
 struct Sockets(PathBuf);
@@ -69,6 +72,8 @@ impl Guest {
             rx_posted: 0,
             tx_posted: 0,
             starves: false,
+            shape: |_| vec![LEN + ROOM],
+            given: 0,
         };
         guest.refill();
         guest
@@ -95,7 +100,9 @@ impl Guest {
         let queue = &mut self.driver.queues[usize::from(RX)];
         let before = self.rx_posted;
         while !self.starves && self.rx_posted < RX_BUFFERS {
-            queue.post(&[Part::In(LEN + ROOM)]);
+            let parts: Vec<_> = (self.shape)(self.given).into_iter().map(Part::In).collect();
+            queue.post_indirect(0, &parts);
+            self.given += 1;
             self.rx_posted += 1;
         }
         if self.rx_posted > before {

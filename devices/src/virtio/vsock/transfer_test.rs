@@ -1,13 +1,12 @@
 //! Data in quantity: order, credit, many connections, pauses in the middle.
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use super::packet::{Header, op, shutdown};
-use super::test_guest::{Guest, Stream, expect_end, header_len, impatient, read};
+use super::packet::{Header, LEN, op, shutdown};
+use super::test_guest::{Guest, ROOM, Stream, expect_end, header_len, impatient, read};
 use super::*;
 use crate::virtio::test_driver::wait;
 
@@ -90,6 +89,45 @@ fn much_data_goes_both_ways_unharmed() {
     exchange(&mut guest, &mut stream, 64 << 20, 64 << 10, |_, _| {});
     stream.shut(&mut guest, shutdown::SEND);
     assert_eq!(program.join().unwrap(), 64 << 20);
+}
+
+#[test]
+fn buffers_of_any_shape_are_filled_without_gaps() {
+    let mut guest = Guest::new();
+    let (mut stream, host) = guest.accept(52);
+    guest.shape = |number| match number % 7 {
+        0 => vec![LEN + 1],
+        1 => vec![20, 25],
+        2 => vec![1; LEN + 200],
+        3 => vec![LEN, 1, 5000],
+        4 => vec![LEN + ROOM],
+        5 => vec![7, 4000, 1, 1, 300],
+        _ => vec![LEN + 64, 10],
+    };
+    let program = echo(host);
+    exchange(&mut guest, &mut stream, 4 << 20, 64 << 10, |_, _| {});
+    stream.shut(&mut guest, shutdown::SEND);
+    assert_eq!(program.join().unwrap(), 4 << 20);
+}
+
+#[test]
+fn packets_that_wait_together_arrive_in_order_at_a_host_that_has_no_room_for_all() {
+    let mut guest = Guest::new();
+    let (mut stream, mut host) = guest.accept(52);
+    let (mut other, mut other_host) = guest.accept(53);
+    let pattern = Pattern::new();
+    let queues = guest.driver.device.quiesce();
+    for number in 0..20 {
+        stream.write(&mut guest, pattern.at(number * 12_000, 12_000));
+        if number % 7 == 6 {
+            other.write(&mut guest, b"x");
+        }
+    }
+    guest.driver.restart(queues);
+    assert_eq!(read(&mut other_host, 2), b"xx");
+    for number in 0..20 {
+        assert_eq!(read(&mut host, 12_000), pattern.at(number * 12_000, 12_000), "{number}");
+    }
 }
 
 #[test]
@@ -304,50 +342,4 @@ fn ten_thousand_connections_are_open_at_once() {
     let thousand = start.elapsed();
     many_connections(9900);
     println!("1,000: {thousand:?}; 9,900: {:?}", start.elapsed() - thousand);
-}
-
-#[test]
-#[ignore = "measures"]
-fn throughput() {
-    const TOTAL: usize = 1 << 30;
-    let mut guest = Guest::new();
-    let (mut stream, mut host) = guest.accept(52);
-    let mut reader = host.try_clone().unwrap();
-    let program = thread::spawn(move || {
-        let mut bytes = vec![0; 256 << 10];
-        while reader.read(&mut bytes).unwrap() > 0 {}
-    });
-    let (start, packet) = (Instant::now(), vec![0; 64 << 10]);
-    for _ in 0..TOTAL / packet.len() {
-        wait("credit", || {
-            while let Some((header, _)) = guest.try_receive() {
-                stream.hear(&header);
-            }
-            stream.credit() as usize >= packet.len()
-        });
-        stream.write(&mut guest, &packet);
-    }
-    guest.flush();
-    let rate = |start: Instant| (TOTAL >> 20) as f64 / start.elapsed().as_secs_f64();
-    println!("guest to host: {:.0} MiB/s", rate(start));
-    stream.shut(&mut guest, shutdown::SEND);
-    program.join().unwrap();
-
-    let start = Instant::now();
-    let program = thread::spawn(move || {
-        let bytes = vec![0; 256 << 10];
-        (0..TOTAL / bytes.len()).for_each(|_| host.write_all(&bytes).unwrap());
-        host.shutdown(Shutdown::Both).unwrap();
-    });
-    let (mut received, mut told) = (0, 0);
-    while received < TOTAL {
-        received += guest.receive().1.len();
-        if received - told > 64 << 10 {
-            told = received;
-            stream.fwd_cnt = header_len(received);
-            guest.send(&stream.header(op::CREDIT_UPDATE), &[]);
-        }
-    }
-    println!("host to guest: {:.0} MiB/s", rate(start));
-    program.join().unwrap();
 }

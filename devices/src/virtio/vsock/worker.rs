@@ -11,7 +11,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::packet::{self, Header};
+use super::packet::{self, Header, Packet, op};
 use super::streams::{self, Streams, Wake};
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Broken, Queue};
@@ -19,6 +19,8 @@ use crate::virtio::worker::{self, Handler};
 
 /// Packets carried in one direction before the other one, and sockets, are looked at.
 const PACKETS_PER_TURN: usize = 256;
+/// Packets filled, or sent on, by one system call: with Linux's buffers of 4 KiB, 64 KiB.
+const PACKETS_AT_ONCE: usize = 16;
 /// Happenings taken notice of at once.
 const EVENTS: usize = 128;
 /// The event that all connections are gone (5.10.6.7).
@@ -31,13 +33,30 @@ struct Lane {
     chain: Chain,
 }
 
+/// The queue of packets sent, and room for some of them.
+#[derive(Debug)]
+struct Sender {
+    queue: Queue,
+    packets: Vec<Packet>,
+}
+
+impl Sender {
+    fn new(queue: Queue) -> Self {
+        let packet = |_| Packet { header: Header::default(), chain: queue.chain() };
+        let packets = (0..PACKETS_AT_ONCE).map(packet).collect();
+        Self { queue, packets }
+    }
+}
+
 /// The handler of all three queues, of which a driver may have enabled any.
 #[derive(Debug)]
 pub(super) struct Exchange {
     streams: Streams,
     rx: Option<Lane>,
-    tx: Option<Lane>,
+    tx: Option<Sender>,
     event: Option<Lane>,
+    /// For packets filled at once.
+    more: Vec<Chain>,
     /// The driver has yet to be told that all connections are gone.
     transport_reset: bool,
 }
@@ -48,30 +67,36 @@ impl Exchange {
         queues: [Option<Queue>; 3],
         transport_reset: bool,
     ) -> io::Result<Self> {
-        let [rx, tx, event] = queues.map(|queue| {
+        let [rx, tx, event] = queues;
+        let [rx, event] = [rx, event].map(|queue| {
             queue.map(|queue| {
                 let chain = queue.chain();
                 Lane { queue, chain }
             })
         });
-        let exchange = Self { streams, rx, tx, event, transport_reset };
-        for lane in exchange.lanes() {
-            exchange.streams.watch(borrow(lane.queue.doorbell()), streams::DOORBELL)?;
+        let tx = tx.map(Sender::new);
+        let new_chains = |lane: &Lane| (0..PACKETS_AT_ONCE).map(|_| lane.queue.chain()).collect();
+        let more = rx.as_ref().map(new_chains).unwrap_or_default();
+        let exchange = Self { streams, rx, tx, event, more, transport_reset };
+        for queue in exchange.queues() {
+            exchange.streams.watch(borrow(queue.doorbell()), streams::DOORBELL)?;
         }
         Ok(exchange)
     }
 
     /// Its queues, its streams, and whether the driver has yet to be told of a transport reset.
     pub(super) fn into_parts(self) -> (Vec<Queue>, Streams, bool) {
-        for lane in self.lanes() {
-            self.streams.unwatch(borrow(lane.queue.doorbell()));
+        for queue in self.queues() {
+            self.streams.unwatch(borrow(queue.doorbell()));
         }
-        let queues = [self.rx, self.tx, self.event].into_iter().flatten().map(|lane| lane.queue);
-        (queues.collect(), self.streams, self.transport_reset)
+        let lanes = [self.rx, self.event].into_iter().flatten().map(|lane| lane.queue);
+        let queues = lanes.chain(self.tx.map(|sender| sender.queue)).collect();
+        (queues, self.streams, self.transport_reset)
     }
 
-    fn lanes(&self) -> impl Iterator<Item = &Lane> {
-        [&self.rx, &self.tx, &self.event].into_iter().flatten()
+    fn queues(&self) -> impl Iterator<Item = &Queue> {
+        let lanes = [&self.rx, &self.event].into_iter().flatten().map(|lane| &lane.queue);
+        lanes.chain(self.tx.as_ref().map(|sender| &sender.queue))
     }
 
     /// Does what there is to do, up to a bound; whether there is more.
@@ -102,21 +127,33 @@ impl Exchange {
 
     /// Takes packets from the guest; whether there are more to take now.
     fn take(&mut self) -> Result<bool, Broken> {
-        let Some(Lane { queue, chain }) = &mut self.tx else { return Ok(false) };
+        let Some(Sender { queue, packets }) = &mut self.tx else { return Ok(false) };
         queue.disable_doorbell();
-        for _ in 0..PACKETS_PER_TURN {
+        let mut taken = 0;
+        while taken < PACKETS_PER_TURN {
             if self.streams.is_clogged() {
                 queue.signal();
                 return Ok(false);
             }
-            if !queue.pop(chain)? {
+            let mut popped = 0;
+            for Packet { header, chain } in &mut *packets {
+                if !queue.pop(chain)? {
+                    break;
+                }
+                let mut bytes = [0; packet::LEN];
+                chain.read(0, &mut bytes).map_err(|_| Broken::Request)?;
+                *header = Header::decode(&bytes);
+                popped += 1;
+            }
+            if popped == 0 {
                 queue.signal();
                 return queue.enable_doorbell();
             }
-            let mut bytes = [0; packet::LEN];
-            chain.read(0, &mut bytes).map_err(|_| Broken::Request)?;
-            self.streams.deliver(&Header::decode(&bytes), chain);
-            queue.push(chain.head(), 0);
+            self.streams.deliver(&packets[..popped]);
+            for Packet { chain, .. } in &packets[..popped] {
+                queue.push(chain.head(), 0);
+            }
+            taken += popped;
         }
         queue.signal();
         Ok(true)
@@ -127,17 +164,16 @@ impl Exchange {
     fn give(&mut self) -> Result<bool, Broken> {
         let Some(Lane { queue, chain }) = &mut self.rx else { return Ok(false) };
         queue.disable_doorbell();
-        for _ in 0..PACKETS_PER_TURN {
+        let mut given = 0;
+        while given < PACKETS_PER_TURN {
+            given += 1;
             if !self.streams.has_packet() {
                 queue.signal();
                 return Ok(false);
             }
-            if !queue.pop(chain)? {
+            if !pop(queue, chain)? {
                 queue.signal();
                 return queue.enable_doorbell();
-            }
-            if chain.writable_len() <= packet::LEN {
-                return Err(Broken::Request);
             }
             let Some(header) = self.streams.next_packet(chain) else {
                 queue.undo_pop();
@@ -145,6 +181,10 @@ impl Exchange {
             };
             chain.write(0, &header.encode()).map_err(|_| Broken::Request)?;
             queue.push(chain.head(), header.total());
+            // Who sends as much as fits sends more.
+            if header.op == op::RW && header.total() as usize == chain.writable_len() {
+                given += give_more(queue, &mut self.more, &mut self.streams)?;
+            }
         }
         queue.signal();
         Ok(self.streams.has_packet())
@@ -158,8 +198,8 @@ impl Exchange {
                 Ok(true) => Some(Duration::ZERO),
                 Ok(false) => self.streams.patience(),
                 Err(why) => {
-                    if let Some(lane) = self.lanes().next() {
-                        lane.queue.fail(why);
+                    if let Some(queue) = self.queues().next() {
+                        queue.fail(why);
                     }
                     return wait(stop);
                 }
@@ -195,6 +235,48 @@ impl Handler for Exchange {
         self.streams.pause();
         self.streams.unwatch(borrow(stop));
     }
+}
+
+/// Takes a buffer for a packet, if there is one.
+fn pop(queue: &mut Queue, chain: &mut Chain) -> Result<bool, Broken> {
+    if !queue.pop(chain)? {
+        return Ok(false);
+    }
+    if chain.writable_len() <= packet::LEN {
+        return Err(Broken::Request);
+    }
+    Ok(true)
+}
+
+/// Gives the guest more of the stream whose turn it is, as many packets as there are buffers and
+/// chains for; how many.
+fn give_more(
+    queue: &mut Queue,
+    chains: &mut [Chain],
+    streams: &mut Streams,
+) -> Result<usize, Broken> {
+    let mut popped = 0;
+    for chain in &mut *chains {
+        if !pop(queue, chain)? {
+            break;
+        }
+        popped += 1;
+    }
+    let (mut header, mut left) = streams.more_data(&chains[..popped]).unwrap_or_default();
+    let mut given = 0;
+    for chain in &chains[..popped] {
+        if left == 0 {
+            queue.undo_pop();
+            continue;
+        }
+        let room = chain.writable_len() - packet::LEN;
+        header.len = left.min(u32::try_from(room).unwrap_or(u32::MAX));
+        left -= header.len;
+        chain.write(0, &header.encode()).map_err(|_| Broken::Request)?;
+        queue.push(chain.head(), header.total());
+        given += 1;
+    }
+    Ok(given)
 }
 
 fn wait(stop: &EventFd) {
