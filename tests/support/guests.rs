@@ -1,7 +1,7 @@
 //! Stock kernels to boot: the guests that `cargo xtask guest` makes, listed in a manifest.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -16,17 +16,31 @@ pub const BOOT: Duration = Duration::from_secs(300);
 /// For what moves a lot of data through an emulated guest.
 pub const LONG: Duration = Duration::from_secs(900);
 
-/// Kernels of the manifest, by name.
-fn manifest() -> &'static BTreeMap<String, Value> {
-    static MANIFEST: OnceLock<BTreeMap<String, Value>> = OnceLock::new();
+/// What `cargo xtask guest` made.
+fn manifest() -> &'static Value {
+    static MANIFEST: OnceLock<Value> = OnceLock::new();
     MANIFEST.get_or_init(|| {
         let folder = std::env::var_os("CARVE_GUESTS").map(PathBuf::from);
         let folder = folder.expect("CARVE_GUESTS: the folder that `cargo xtask guest` filled");
         let text = std::fs::read_to_string(folder.join("manifest.json")).unwrap();
-        let value: Value = serde_json::from_str(&text).unwrap();
-        let kernels = value["kernels"].as_array().unwrap();
+        serde_json::from_str(&text).unwrap()
+    })
+}
+
+/// Kernels of the manifest, by name.
+fn kernels() -> &'static BTreeMap<String, Value> {
+    static KERNELS: OnceLock<BTreeMap<String, Value>> = OnceLock::new();
+    KERNELS.get_or_init(|| {
+        let kernels = manifest()["kernels"].as_array().unwrap();
         kernels.iter().map(|k| (k["id"].as_str().unwrap().to_owned(), k.clone())).collect()
     })
+}
+
+/// The disk image with a Debian root that is called `kind`: `ext4` and `btrfs` are raw, `qcow2` is one.
+#[track_caller]
+pub fn root_image(kind: &str) -> &'static Path {
+    let image = manifest()["roots"]["images"][kind].as_str();
+    Path::new(image.unwrap_or_else(|| panic!("no root {kind}: run `cargo xtask guest` as root")))
 }
 
 /// The default kernel of the tests.
@@ -49,8 +63,8 @@ impl Guest {
     /// Kernel `id` with its ordinary initramfs.
     #[track_caller]
     pub fn new(id: &str) -> Self {
-        let Some(kernel) = manifest().get(id) else {
-            panic!("no kernel {id}; there are {:?}", manifest().keys())
+        let Some(kernel) = kernels().get(id) else {
+            panic!("no kernel {id}; there are {:?}", kernels().keys())
         };
         let kernel = kernel["kernel"].as_str().unwrap().into();
         let guest =
@@ -58,9 +72,17 @@ impl Guest {
         guest.initrd(id, "standard")
     }
 
+    /// Kernel `id` that runs its script on the Debian root `kind`, without systemd. The image is shared by all tests and
+    /// read-only, being `/dev/vda`; there is room in `/tmp`.
+    #[track_caller]
+    pub fn debian(id: &str, kind: &str) -> Self {
+        let disk = format!("--disk path={},readonly", root_image(kind).display());
+        Self::new(id).with(&disk).cmdline("root=/dev/vda ro init=/bin/carve-test")
+    }
+
     /// Another initramfs of kernel `id`: `tiny` or `huge`.
     pub fn initrd(mut self, id: &str, kind: &str) -> Self {
-        self.initrd = manifest()[id]["initrds"][kind].as_str().unwrap().into();
+        self.initrd = kernels()[id]["initrds"][kind].as_str().unwrap().into();
         self
     }
 
@@ -119,12 +141,14 @@ impl Guest {
     }
 }
 
-/// Everything but letters and digits as %XX, the form the guest's init decodes.
+/// What means something to the kernel or to the guest's init as %XX, the form the latter decodes; the rest stays as it
+/// is, since a command line has 2047 bytes.
 fn percent(script: &str) -> String {
     script
         .bytes()
         .map(|b| match b {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(b).to_string(),
+            b if b"-._,:;=+/@$|<>()[]{}*?!&^~#".contains(&b) => char::from(b).to_string(),
             other => format!("%{other:02x}"),
         })
         .collect()

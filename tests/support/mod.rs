@@ -1,7 +1,9 @@
 //! The fixture of tests that run the binary: start it, talk to it, wait for it, bounded in time.
 #![allow(dead_code, unsafe_code)] // Each test target uses its own part; signals of child processes.
 
+pub mod disks;
 pub mod guests;
+pub mod networks;
 pub mod payload;
 
 use std::io::{Read, Write};
@@ -209,6 +211,18 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Runs a program of the machine to its end, and returns what it printed.
+#[track_caller]
+pub fn tool(command: &str) -> String {
+    let mut words = command.split_whitespace();
+    let mut command = Command::new(words.next().unwrap());
+    let output = command.args(words).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{text}{errors}", output.status);
+    text
 }
 
 /// `carve run --kernel KERNEL` with no surprises from the user's environment.

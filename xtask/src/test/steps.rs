@@ -24,6 +24,16 @@ const CARVE: &str = "carve";
 /// run on a KVM host.
 const LOCAL_TARGETS: [&str; 1] = ["cli"];
 const KVM_TARGETS: [&str; 2] = ["kvm", "terminal"];
+/// Programs that tests run beside Carve, also in an emulated host, which sees this machine's files: to disassemble ACPI
+/// tables, make networks and images, and talk to guests.
+const TOOLS: [(&str, &str, Suite); 6] = [
+    ("iasl", "acpica-tools", Suite::Stable),
+    ("ip", "iproute2", Suite::Stable),
+    ("iperf3", "iperf3", Suite::Stable),
+    ("passt", "passt", Suite::Stable),
+    ("qemu-img", "qemu-utils", Suite::Backports),
+    ("socat", "socat", Suite::Stable),
+];
 /// The one boot of `--quick`.
 const QUICK_BOOT: &str = "debian_6_1_cloud_512_mib";
 /// More than the emulated host takes for all boots, several times.
@@ -265,16 +275,17 @@ impl<'a> Steps<'a> {
         }
         match install_tools(self.workspace) {
             Ok(()) => drop(command.env("CARVE_REQUIRE_TOOLS", "1")),
-            Err(error) => eprintln!("xtask: tests that need iasl will be skipped: {error}"),
+            Err(error) => eprintln!("xtask: tests that need other programs will be skipped: {error}"),
         }
         Ok(())
     }
 }
 
 fn install_tools(workspace: &Workspace) -> Result<()> {
-    if process::find("iasl").is_none() {
-        let remedy = "It disassembles the ACPI tables for a test.";
-        Apt::open(workspace, remedy)?.install(&["acpica-tools"], Suite::Stable)?;
+    for (tool, package, suite) in TOOLS {
+        if process::find(tool).is_none() {
+            Apt::open(workspace, "Tests work with it.")?.install(&[package], suite)?;
+        }
     }
     Ok(())
 }

@@ -1,0 +1,261 @@
+//! Guests that boot from disks and work on them. Runs on a KVM host (`cargo xtask host`).
+#![allow(clippy::unwrap_used, unsafe_code, missing_docs)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use support::disks::{Fio, Scratch, fio};
+use support::guests::{BOOT, DEFAULT, Guest, assert_clean, root_image, value};
+use support::tool;
+
+const MIB: u64 = 1 << 20;
+
+/// Writes `pattern` over the whole of `/dev/vdb` of 8 MiB.
+const FILL: &str = "yes pattern | head -c 8M | dd of=/dev/vdb bs=1M iflag=fullblock oflag=direct conv=fsync 2>&1 || echo bad=fill";
+
+/// What [`FILL`] leaves.
+fn filled() -> Vec<u8> {
+    b"pattern\n".repeat(1 << 20)
+}
+
+#[track_caller]
+fn boots_from(id: &str, kind: &str, file_system: &str) {
+    let script =
+        "echo debian=$(cat /etc/debian_version); echo type=$(findmnt -no FSTYPE /); fio --version";
+    let log = Guest::debian(id, kind).run(script).expect(0).text();
+    assert!(value(&log, "debian").starts_with("12"), "{log}");
+    assert_eq!(value(&log, "type"), file_system);
+    assert!(log.contains("fio-3"), "{log}");
+}
+
+macro_rules! boots_from {
+    ($($name:ident: $id:literal, $kind:literal, $file_system:literal;)+) => {
+        $(#[test] fn $name() { boots_from($id, $kind, $file_system); })+
+    };
+}
+
+// Every kernel from one image, and every image with one kernel.
+boots_from! {
+    debian_6_1_cloud_boots_from_ext4: "debian-6.1-cloud", "ext4", "ext4";
+    debian_6_1_boots_from_ext4: "debian-6.1", "ext4", "ext4";
+    debian_6_12_cloud_boots_from_ext4: "debian-6.12-cloud", "ext4", "ext4";
+    debian_6_12_boots_from_ext4: "debian-6.12", "ext4", "ext4";
+    debian_6_12_cloud_boots_from_btrfs: "debian-6.12-cloud", "btrfs", "btrfs";
+    debian_6_1_cloud_boots_from_qcow2: "debian-6.1-cloud", "qcow2", "ext4";
+}
+
+#[test]
+fn a_debian_on_a_disk_comes_to_its_login_prompt_and_powers_off() {
+    let disk = format!("--disk path={},overlay=discard", root_image("ext4").display());
+    let mut guest = Guest::new(DEFAULT)
+        .with(&disk)
+        .with("--memory 768MiB")
+        .cmdline("root=/dev/vda")
+        .start(None);
+    guest.wait_for("carve-guest login: root (automatic login)", BOOT);
+    guest.wait_for(":~#", BOOT);
+    guest.send(b"systemctl is-system-running --wait | sed 's/^/state=/'; systemctl poweroff\n");
+    let log = guest.wait_for("state=", BOOT);
+    let log = log + &guest.finish(BOOT).expect(0).text();
+    assert_clean(&log);
+    assert_eq!(value(&log, "state"), "running");
+}
+
+#[test]
+fn mmio_disks_work_like_those_on_pci() {
+    let disk = Scratch::raw(8 * MIB);
+    let guest = Guest::debian(DEFAULT, "ext4").with(&disk.argument("")).with("--transport mmio");
+    let log = guest.run(FILL).expect(0).text();
+    assert!(!log.contains("bad="), "{log}");
+    assert_eq!(fs::read(disk.path()).unwrap(), filled());
+}
+
+#[test]
+fn what_the_guest_writes_is_in_the_file_and_what_is_in_the_file_it_reads() {
+    let disk = Scratch::raw(8 * MIB);
+    let file = fs::File::options().write(true).open(disk.path()).unwrap();
+    file.write_all_at(b"found=here\n", 5 * MIB + 512).unwrap();
+    let script = format!(
+        "dd if=/dev/vdb bs=512 skip={} count=1 2>/dev/null | head -1; {FILL}",
+        (5 * MIB + 512) / 512
+    );
+    let log = Guest::debian(DEFAULT, "ext4").with(&disk.argument("")).run(&script).expect(0).text();
+    assert_eq!(value(&log, "found"), "here");
+    assert_eq!(fs::read(disk.path()).unwrap(), filled());
+}
+
+/// Random writes of mixed sizes, read back with checksums.
+const MIXED: &str = "--rw=randwrite --bsrange=4k-64k --size=24m";
+
+#[track_caller]
+fn verifies(disk: &Scratch, options: &str, vcpus: u32) {
+    let guest = Guest::debian(DEFAULT, "ext4").with(&disk.argument(options));
+    let log = guest.with(&format!("--cpus {vcpus}")).run(&fio("/dev/vdb", MIXED)).expect(0).text();
+    let done = Fio::of(&log);
+    assert!(done.written >= 24 << 10 && done.read >= done.written, "{done:?}");
+}
+
+#[test]
+fn fio_reads_back_what_it_wrote_to_a_raw_disk() {
+    verifies(&Scratch::raw(32 * MIB), "", 1);
+}
+
+#[test]
+fn fio_reads_back_what_it_wrote_through_four_queues() {
+    verifies(&Scratch::raw(32 * MIB), ",queues=4,queue_size=64", 4);
+}
+
+#[test]
+fn fio_reads_back_what_it_wrote_to_a_qcow2_image_that_stays_sound() {
+    let disk = Scratch::qcow2("32M", "cluster_size=64k");
+    verifies(&disk, ",format=qcow2", 1);
+    tool(&format!("qemu-img check -q {}", disk.path().display()));
+}
+
+#[test]
+fn an_overlay_takes_the_writes_and_has_them_the_next_time() {
+    let disk = Scratch::raw(8 * MIB);
+    let overlay = disk.beside("overlay.qcow2");
+    let guest = Guest::debian(DEFAULT, "ext4")
+        .with(&disk.argument(&format!(",overlay={}", overlay.display())));
+    guest.run(FILL).expect(0);
+    assert_eq!(disk.allocated(), 0, "the disk itself was written");
+    let log = guest.run("yes pattern | head -c 8M | cmp - /dev/vdb && echo same=yes");
+    assert_eq!(value(&log.expect(0).text(), "same"), "yes");
+    tool(&format!("qemu-img check -q {}", overlay.display()));
+}
+
+#[test]
+fn a_discarded_overlay_leaves_the_disk_as_it_was() {
+    let disk = Scratch::raw(8 * MIB);
+    let guest = Guest::debian(DEFAULT, "ext4").with(&disk.argument(",overlay=discard"));
+    let script =
+        format!("{FILL}; dd if=/dev/vdb bs=1M iflag=direct 2>/dev/null | md5sum | sed 's/^/sum=/'");
+    let log = guest.run(&script).expect(0).text();
+    let expected = disk.beside("expected");
+    fs::write(&expected, filled()).unwrap();
+    let sum = tool(&format!("md5sum {}", expected.display()));
+    assert_eq!(value(&log, "sum").split(' ').next(), sum.split(' ').next());
+    assert_eq!(disk.allocated(), 0);
+}
+
+#[test]
+fn a_readonly_disk_takes_no_writes() {
+    let disk = Scratch::raw(8 * MIB);
+    let script =
+        "echo ro=$(blockdev --getro /dev/vdb); echo x > /dev/vdb && echo bad=written; true";
+    let guest = Guest::debian(DEFAULT, "ext4").with(&disk.argument(",readonly"));
+    let log = guest.run(script).expect(0).text();
+    assert_eq!(value(&log, "ro"), "1");
+    assert!(!log.contains("bad="), "{log}");
+    assert_eq!(disk.allocated(), 0);
+}
+
+#[test]
+fn discarded_blocks_give_their_room_back_to_the_host() {
+    for disk in [Scratch::raw(8 * MIB), Scratch::qcow2("8M", "cluster_size=64k")] {
+        let guest = Guest::debian(DEFAULT, "ext4").with(&disk.argument(""));
+        let script = format!(
+            "{FILL}; blkdiscard -o 1M -l 6M /dev/vdb || echo bad=discard; blkdiscard -z -o 7M -l 1M /dev/vdb || echo bad=zero; \
+             echo zeros=$(dd if=/dev/vdb bs=1M skip=1 iflag=direct 2>/dev/null | tr -d '\\0' | wc -c)"
+        );
+        let log = guest.run(&script).expect(0).text();
+        assert!(!log.contains("bad="), "{log}");
+        assert_eq!(value(&log, "zeros"), "0");
+        assert!(disk.allocated() < 3 * MIB, "{} of {:?} left", disk.allocated(), disk.path());
+    }
+}
+
+#[test]
+fn a_file_system_trims_what_was_deleted() {
+    let disk = Scratch::raw(64 * MIB);
+    let script = "mkfs.ext4 -q -O ^has_journal /dev/vdb; mkdir /tmp/m; mount /dev/vdb /tmp/m; \
+        head -c 24M /dev/urandom > /tmp/m/file; sync; rm /tmp/m/file; sync; fstrim -v /tmp/m; umount /tmp/m && echo done=yes";
+    let guest = Guest::debian(DEFAULT, "ext4").with(&disk.argument(""));
+    let log = guest.run(script).expect(0).text();
+    assert_eq!(value(&log, "done"), "yes");
+    assert!(disk.allocated() < 8 * MIB, "{} bytes left: {log}", disk.allocated());
+}
+
+#[test]
+fn the_guest_sees_serial_number_block_size_and_queues() {
+    let disk = Scratch::raw(8 * MIB);
+    let options = ",serial=the-data-disk,block_size=4096,queues=2";
+    let guest = Guest::debian(DEFAULT, "ext4").with(&disk.argument(options)).with("--cpus 2");
+    let script = "cd /sys/block/vdb; echo serial=$(cat serial); echo block=$(cat queue/logical_block_size); \
+        echo queues=$(ls mq | wc -l); echo sectors=$(cat size)";
+    let log = guest.run(script).expect(0).text();
+    let found = ["serial", "block", "queues", "sectors"].map(|key| value(&log, key));
+    assert_eq!(found, ["the-data-disk", "4096", "2", "16384"]);
+}
+
+#[test]
+fn twelve_disks_are_found_in_the_order_they_were_given() {
+    let disks: Vec<_> = (1..=12).map(|mib| Scratch::raw(mib * MIB)).collect();
+    let guest =
+        disks.iter().fold(Guest::debian(DEFAULT, "ext4"), |g, disk| g.with(&disk.argument("")));
+    let script = "for d in b c d e f g h i j k l m; do echo vd$d=$(($(cat /sys/block/vd$d/size) / 2048)); done";
+    let log = guest.run(script).expect(0).text();
+    for (mib, letter) in (1..=12).zip('b'..) {
+        assert_eq!(value(&log, &format!("vd{letter}")), mib.to_string());
+    }
+}
+
+#[test]
+fn what_was_synced_survives_the_death_of_carve() {
+    for disk in [Scratch::raw(64 * MIB), Scratch::qcow2("64M", "cluster_size=64k")] {
+        let guest = Guest::debian(DEFAULT, "ext4").with(&disk.argument(""));
+        let script = "mkfs.ext4 -q /dev/vdb; mkdir /tmp/m; mount /dev/vdb /tmp/m; echo kept > /tmp/m/file; sync; echo synced=yes; \
+            while :; do head -c 1M /dev/urandom > /tmp/m/noise; done";
+        let mut running = guest.start(Some(script));
+        running.wait_for("synced=yes", BOOT);
+        running.signal(libc::SIGKILL);
+        running.finish(BOOT);
+        let check = "mkdir /tmp/m; mount /dev/vdb /tmp/m && echo file=$(cat /tmp/m/file); umount /tmp/m; e2fsck -fn /dev/vdb >/tmp/log && echo sound=yes";
+        let log = guest.run(check).expect(0).text();
+        assert_eq!((value(&log, "file"), value(&log, "sound")), ("kept", "yes"), "{log}");
+    }
+}
+
+#[test]
+fn requests_a_second_are_bounded() {
+    let disk = Scratch::raw(8 * MIB);
+    let guest = Guest::debian(DEFAULT, "ext4").with(&disk.argument(",iops=100,iops_burst=10"));
+    let script = "a=$(date +%s%N); dd if=/dev/vdb of=/dev/null bs=4k count=310 iflag=direct 2>/dev/null; b=$(date +%s%N); echo took=$(((b-a)/1000000))";
+    let took: u64 = value(&guest.run(script).expect(0).text(), "took").parse().unwrap();
+    assert!((2900..6000).contains(&took), "300 requests at 100 a second took {took} ms");
+}
+
+#[test]
+fn bytes_a_second_are_bounded() {
+    let disk = Scratch::raw(16 * MIB);
+    let options = ",bandwidth=4MB/s,bandwidth_burst=1MiB";
+    let guest = Guest::debian(DEFAULT, "ext4").with(&disk.argument(options));
+    let script = "a=$(date +%s%N); dd if=/dev/zero of=/dev/vdb bs=64k count=208 oflag=direct 2>/dev/null; b=$(date +%s%N); echo took=$(((b-a)/1000000))";
+    let took: u64 = value(&guest.run(script).expect(0).text(), "took").parse().unwrap();
+    assert!((2900..6000).contains(&took), "12 MiB at 4 MB/s took {took} ms");
+}
+
+#[test]
+fn two_guests_share_a_disk_only_if_neither_writes() {
+    let disk = Scratch::raw(8 * MIB);
+    let reader = Guest::new(DEFAULT).with(&disk.argument(",readonly"));
+    let writer = Guest::new(DEFAULT).with(&disk.argument(""));
+    let mut first = reader.start(Some("read line"));
+    first.wait_for("carve-guest: ready", BOOT);
+    reader.run("true").expect(0);
+    let mut second = writer.start(Some("true"));
+    second.close_input();
+    let refused = second.finish(BOOT).expect(125);
+    assert!(refused.stderr.contains(&file_name(disk.path())), "{}", refused.stderr);
+    first.send(b"\n");
+    first.finish(BOOT).expect(0);
+    writer.run("true").expect(0);
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().into_owned()
+}
