@@ -1,0 +1,329 @@
+//! Consoles, sockets, entropy and the balloon of stock kernels, and how many devices there can be. Runs on a KVM host
+//! (`cargo xtask host`).
+#![allow(clippy::unwrap_used, unsafe_code, missing_docs)]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::guests::{BOOT, DEFAULT, Guest, LONG, assert_clean, value};
+use tempfile::{TempDir, tempdir};
+
+const MIB: usize = 1 << 20;
+
+/// Finds the virtio console's port called `agent.0`, as `$port`.
+const FIND_PORT: &str = "for p in /sys/class/virtio-ports/*; do \
+    [ \"$(cat $p/name)\" != agent.0 ] || port=/dev/${p##*/}; done";
+
+/// Sends what it reads back, once for every program that connects to port 1024.
+const ECHO: &str = "socat VSOCK-LISTEN:1024,fork,reuseaddr EXEC:cat";
+
+/// A guest with a socket device, and where its sockets are.
+fn with_vsock(transport: &str) -> (Guest, TempDir) {
+    let folder = tempdir().unwrap();
+    let arguments =
+        format!("--transport {transport} --vsock cid=42,socket={}/v", folder.path().display());
+    (Guest::debian(DEFAULT, "ext4").with(&arguments), folder)
+}
+
+/// Connects to `port` of the guest.
+#[track_caller]
+fn connect(folder: &TempDir, port: u32) -> BufReader<UnixStream> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let stream = UnixStream::connect(folder.path().join("v")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        let mut stream = BufReader::new(stream);
+        stream.get_mut().write_all(format!("CONNECT {port}\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        // Nobody listens yet: the connection is closed without a word.
+        let count = stream.read_line(&mut answer).unwrap_or(0);
+        if count > 0 {
+            assert!(answer.starts_with("OK "), "{answer}");
+            return stream;
+        }
+        assert!(Instant::now() < deadline, "nobody listens on port {port} in the guest");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// `len` bytes that no two places share.
+fn pattern(len: usize) -> Vec<u8> {
+    let word = |index: u32| index.wrapping_mul(0x9e37_79b9).to_le_bytes();
+    (0..u32::try_from(len / 4).unwrap()).flat_map(word).collect()
+}
+
+#[track_caller]
+fn entropy(transport: &str) {
+    let script = "echo source=$(cat /sys/class/misc/hw_random/rng_current); \
+        echo bytes=$(dd if=/dev/hwrng bs=4096 count=16 iflag=fullblock 2>/dev/null | wc -c); \
+        echo zeros=$(dd if=/dev/hwrng bs=4096 count=16 iflag=fullblock 2>/dev/null | tr -dc '\\000' | wc -c)";
+    let guest = Guest::new(DEFAULT).with(&format!("--transport {transport}"));
+    let log = guest.run(script).expect(0).text();
+    assert!(value(&log, "source").starts_with("virtio_rng"), "{log}");
+    assert_eq!(value(&log, "bytes"), "65536");
+    // 256 of them are expected; a hundred more or less happens once in a billion runs.
+    let zeros: i32 = value(&log, "zeros").parse().unwrap();
+    assert!((zeros - 256).abs() < 100, "{zeros} of 65536 random bytes are zero");
+}
+
+#[test]
+fn entropy_of_the_host_reaches_the_guest_on_pci() {
+    entropy("pci");
+}
+
+#[test]
+fn entropy_of_the_host_reaches_the_guest_on_mmio() {
+    entropy("mmio");
+}
+
+#[test]
+fn a_terminal_can_be_on_the_virtio_console() {
+    let mut guest = Guest::new(DEFAULT).with("--console stdio").start(Some(
+        "tty; cat /sys/class/tty/console/active | sed 's/^/active=/'; echo type; read line; echo typed=$line; \
+         seq -s ' ' 100000 110000",
+    ));
+    guest.wait_for("type", BOOT);
+    guest.send(b"by hand\n");
+    let log = guest.finish(BOOT).expect(0).text();
+    assert_clean(&log);
+    assert_eq!(value(&log, "active"), "hvc0");
+    assert_eq!(value(&log, "typed"), "by hand");
+    let numbers = (100_000..=110_000).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+    assert!(log.contains(&numbers), "output is missing");
+}
+
+#[track_caller]
+fn port_on_a_socket(transport: &str) {
+    let folder = tempdir().unwrap();
+    let socket = folder.path().join("agent");
+    let console =
+        format!("--console socket={},name=agent.0 --transport {transport}", socket.display());
+    let script = format!(
+        "{FIND_PORT}; echo open; exec 3<>$port; read line <&3; echo heard=$line; \
+         echo \"you said $line\" >&3; head -c 262144 <&3 | md5sum | sed 's/^/sum=/'; \
+         seq 1 20000 >&3; sleep 1"
+    );
+    let mut guest = Guest::new(DEFAULT).with(&console).start(Some(&script));
+    guest.wait_for("open", BOOT);
+    let mut agent = BufReader::new(UnixStream::connect(&socket).unwrap());
+    agent.get_ref().set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    agent.get_mut().write_all(b"hello\n").unwrap();
+    let mut answer = String::new();
+    agent.read_line(&mut answer).unwrap();
+    assert_eq!(answer, "you said hello\n");
+    let sent = pattern(256 << 10);
+    agent.get_mut().write_all(&sent).unwrap();
+    let expected: String = (1..=20_000).map(|n| format!("{n}\n")).collect();
+    let mut received = vec![0; expected.len()];
+    agent.read_exact(&mut received).unwrap();
+    assert!(received == expected.as_bytes(), "what the guest sent arrived changed");
+    let log = guest.finish(BOOT).expect(0).text();
+    assert_clean(&log);
+    assert_eq!(value(&log, "heard"), "hello");
+    assert!(value(&log, "sum").starts_with(&md5sum(&sent)), "what was sent arrived changed");
+    assert!(!socket.exists(), "the socket is left behind");
+}
+
+/// By the machine's own tool.
+fn md5sum(bytes: &[u8]) -> String {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    let sum = support::tool(&format!("md5sum {}", file.path().display()));
+    sum.split_whitespace().next().unwrap().to_owned()
+}
+
+#[test]
+fn a_port_of_the_console_is_a_socket_of_the_host_on_pci() {
+    port_on_a_socket("pci");
+}
+
+#[test]
+fn a_port_of_the_console_is_a_socket_of_the_host_on_mmio() {
+    port_on_a_socket("mmio");
+}
+
+#[test]
+fn a_console_in_a_file_has_every_byte() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("out.log");
+    let guest = Guest::new(DEFAULT).with(&format!("--console file={}", file.display()));
+    // In one piece: each line by itself would mostly measure an emulated guest's system calls.
+    let script = "seq 1 30000 > /tmp/numbers; exec 4<>/dev/hvc0; stty raw <&4; dd if=/tmp/numbers bs=4k >&4; sleep 0.5";
+    guest.run(script).expect(0);
+    let expected: String = (1..=30_000).map(|n| format!("{n}\n")).collect();
+    let found = fs::read_to_string(&file).unwrap();
+    assert!(found.contains(&expected), "{} of {} bytes", found.len(), expected.len());
+}
+
+#[track_caller]
+fn echoes(transport: &str, len: usize) {
+    let (guest, folder) = with_vsock(transport);
+    let mut guest = guest.start(Some(&format!("{ECHO} & echo listening; read line; kill %1")));
+    guest.wait_for("listening", BOOT);
+    let stream = connect(&folder, 1024);
+    let sent = pattern(len);
+    let mut writer = stream.get_ref().try_clone().unwrap();
+    let expected = sent.clone();
+    let sender = thread::spawn(move || {
+        writer.write_all(&sent).unwrap();
+        writer.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    let mut received = Vec::with_capacity(len);
+    let mut stream = stream;
+    stream.read_to_end(&mut received).unwrap();
+    sender.join().unwrap();
+    assert!(received == expected, "{} of {len} bytes came back, or others", received.len());
+    guest.send(b"\n");
+    let log = guest.finish(LONG).expect(0).text();
+    assert_clean(&log);
+}
+
+#[test]
+fn a_program_of_the_guest_echoes_over_a_socket_on_pci() {
+    echoes("pci", 64 * MIB);
+}
+
+#[test]
+fn a_program_of_the_guest_echoes_over_a_socket_on_mmio() {
+    echoes("mmio", 16 * MIB);
+}
+
+#[test]
+fn the_guest_connects_to_programs_of_the_host() {
+    let (guest, folder) = with_vsock("pci");
+    let listener = UnixListener::bind(folder.path().join("v_7000")).unwrap();
+    let host = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut received = Vec::new();
+        // The guest closes its half first, and still hears the answer.
+        stream.read_to_end(&mut received).unwrap();
+        stream.write_all(format!("{} bytes\n", received.len()).as_bytes()).unwrap();
+        received
+    });
+    let script = "head -c 4M /dev/urandom > /tmp/r; md5sum < /tmp/r | sed 's/^/sum=/'; \
+        echo answer=$(socat -t 60 - VSOCK-CONNECT:2:7000 < /tmp/r); \
+        socat -u OPEN:/tmp/r VSOCK-CONNECT:2:7001 2>/dev/null; echo refused=$?";
+    let log = guest.run(script).expect(0).text();
+    let received = host.join().unwrap();
+    assert_eq!(value(&log, "answer"), format!("{} bytes", 4 * MIB));
+    assert!(value(&log, "sum").starts_with(&md5sum(&received)), "other bytes arrived");
+    assert_eq!(value(&log, "refused"), "1");
+}
+
+#[test]
+fn a_thousand_connections_at_once_each_have_their_own_bytes() {
+    let (guest, folder) = with_vsock("pci");
+    let script = "socat VSOCK-LISTEN:1024,fork,reuseaddr,backlog=1024 PIPE & echo listening; read line; kill %1";
+    let mut guest = guest.with("--memory 1GiB").start(Some(script));
+    guest.wait_for("listening", BOOT);
+    let mut streams: Vec<_> = (0..1000).map(|_| connect(&folder, 1024)).collect();
+    for (index, stream) in streams.iter_mut().enumerate() {
+        stream.get_mut().write_all(format!("connection {index}\n").as_bytes()).unwrap();
+    }
+    for (index, stream) in streams.iter_mut().enumerate() {
+        let mut answer = String::new();
+        stream.read_line(&mut answer).unwrap();
+        assert_eq!(answer, format!("connection {index}\n"));
+    }
+    drop(streams);
+    guest.send(b"\n");
+    assert_clean(&guest.finish(LONG).expect(0).text());
+}
+
+/// Bytes of anonymous memory the process holds.
+fn resident(pid: i32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
+}
+
+#[track_caller]
+fn falls_below(pid: i32, limit: usize) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while resident(pid) >= limit {
+        let held = resident(pid) / MIB;
+        assert!(Instant::now() < deadline, "{held} MiB are held, not less than {}", limit / MIB);
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn memory_freed_in_the_guest_goes_back_to_the_host() {
+    let script = "dd if=/dev/zero of=/tmp/big bs=1M count=150 2>/dev/null; echo full; read line; \
+        rm /tmp/big; echo empty; read line";
+    let mut guest = Guest::new(DEFAULT)
+        .with("--memory 384MiB --balloon --transport mmio")
+        .start(Some(&format!("mount -t tmpfs tmpfs /tmp; {script}")));
+    guest.wait_for("full", BOOT);
+    let full = resident(guest.pid());
+    assert!(full > 150 * MIB, "{} MiB", full / MIB);
+    guest.send(b"\n");
+    guest.wait_for("empty", BOOT);
+    falls_below(guest.pid(), full - 100 * MIB);
+    guest.send(b"\n");
+    assert_clean(&guest.finish(BOOT).expect(0).text());
+}
+
+#[test]
+fn a_balloon_takes_what_it_is_told_and_gives_it_back_before_the_guest_runs_out() {
+    // 128 of 256 MiB are in the balloon; a program that needs 150 gets them.
+    let script = "for i in $(seq 600); do free=$(grep MemFree /proc/meminfo | tr -dc 0-9); \
+        [ $free -gt 90000 ] || break; sleep 0.1; done; echo before=$free; \
+        mount -t tmpfs -o size=100% tmpfs /tmp; dd if=/dev/zero of=/tmp/big bs=1M count=150 2>/dev/null; \
+        echo written=$(wc -c < /tmp/big)";
+    let guest = Guest::new(DEFAULT).with("--memory 256MiB --balloon target=128MiB");
+    let log = guest.run(script).expect(0).text();
+    let before: usize = value(&log, "before").parse().unwrap();
+    assert!(before <= 90_000, "{before} KiB are free, so the balloon is not inflated");
+    assert_eq!(value(&log, "written"), (150 * MIB).to_string());
+}
+
+/// A guest with `count` devices; how many it found, and its log.
+fn with_devices(transport: &str, count: usize) -> (usize, String) {
+    let folder = tempdir().unwrap();
+    let mut arguments = format!("--transport {transport} --balloon");
+    for number in 0..count - 2 {
+        let path = folder.path().join(format!("d{number}"));
+        fs::write(&path, vec![u8::try_from(number).unwrap(); 4096]).unwrap();
+        arguments += &format!(" --disk path={},format=raw", path.display());
+    }
+    let script = "set -- /sys/bus/virtio/devices/*; echo devices=$#; for d in /sys/block/vd*; do \
+        echo size=$(cat $d/size),$(head -c 1 /dev/${d##*/} | od -An -tu1 | tr -d ' '); done";
+    let log = Guest::new(DEFAULT).with(&arguments).run(script).expect(0).text();
+    for number in 0..count - 2 {
+        assert!(log.contains(&format!("size=8,{number}")), "disk {number} is missing:\n{log}");
+    }
+    (value(&log, "devices").parse().unwrap(), log)
+}
+
+#[test]
+fn thirty_devices_work_at_once_on_pci() {
+    assert_eq!(with_devices("pci", 30).0, 30);
+}
+
+#[test]
+fn as_many_devices_as_the_io_apic_has_pins_for_work_at_once_on_mmio() {
+    assert_eq!(with_devices("mmio", 41).0, 41);
+}
+
+#[test]
+fn one_device_too_many_is_refused_with_the_number_there_can_be() {
+    let folder = tempdir().unwrap();
+    for (transport, limit) in [("pci", 31), ("mmio", 41)] {
+        let mut arguments = format!("--transport {transport} --no-rng");
+        for number in 0..=limit {
+            let path = folder.path().join(format!("{transport}{number}"));
+            fs::write(&path, [0; 4096]).unwrap();
+            arguments += &format!(" --disk path={},format=raw", path.display());
+        }
+        let finished = Guest::new(DEFAULT).with(&arguments).start(None).finish(BOOT).expect(125);
+        let told = format!("has {} virtio devices", limit + 1);
+        assert!(finished.stderr.contains(&told), "{}", finished.stderr);
+        assert!(finished.stderr.contains(&format!("room for {limit}")), "{}", finished.stderr);
+    }
+}
