@@ -275,7 +275,9 @@ impl<'a> Steps<'a> {
         }
         match install_tools(self.workspace) {
             Ok(()) => drop(command.env("CARVE_REQUIRE_TOOLS", "1")),
-            Err(error) => eprintln!("xtask: tests that need other programs will be skipped: {error}"),
+            Err(error) => {
+                eprintln!("xtask: tests that need other programs will be skipped: {error}")
+            }
         }
         Ok(())
     }
