@@ -168,6 +168,11 @@ impl Running {
         }
     }
 
+    /// Whether it has ended.
+    pub fn exited(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for the process and all of its output.
     #[track_caller]
     pub fn finish(mut self, limit: Duration) -> Finished {

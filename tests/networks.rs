@@ -1,0 +1,156 @@
+//! Guests on networks of the host. Runs on a KVM host (`cargo xtask host`).
+#![allow(clippy::unwrap_used, unsafe_code, missing_docs)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::guests::{BOOT, DEFAULT, Guest, assert_clean, value};
+use support::networks::{
+    Interface, interface, interface_exists, iperf3, iperf3_rate, iperf3_server,
+};
+
+/// A Debian with iperf3 and the other programs, on a network.
+fn guest(net: &str) -> Guest {
+    Guest::debian(DEFAULT, "ext4").with(&format!("--net {net}"))
+}
+
+/// Prints how many of three pings to `address` were answered.
+fn ping(address: &str) -> String {
+    format!("echo answers=$(ping -c 3 -i 0.2 -W 5 {address} | grep -c 'bytes from')")
+}
+
+#[test]
+fn a_guest_on_a_tap_and_the_host_reach_each_other() {
+    let tap = Interface::tap();
+    let script = format!("{}; {}", tap.set_up(1), ping(&tap.host()));
+    let log = guest(&format!("tap={}", tap.name())).run(&script).expect(0).text();
+    assert_eq!(value(&log, "answers"), "3");
+}
+
+#[test]
+fn a_tap_that_is_not_there_is_made_and_goes_with_the_guest() {
+    let mut running = guest("tap=made-e2e").start(Some("read line"));
+    running.wait_for("carve-guest: ready", BOOT);
+    assert!(interface_exists("made-e2e"));
+    running.send(b"\n");
+    running.finish(BOOT).expect(0);
+    assert!(!interface_exists("made-e2e"));
+}
+
+#[test]
+fn guests_on_one_bridge_reach_each_other_and_leave_nothing_on_it() {
+    let bridge = Interface::bridge();
+    let net = format!("bridge={}", bridge.name());
+    let script = format!("{}; echo up=yes; read line", bridge.set_up(1));
+    let mut first = guest(&net).start(Some(&script));
+    first.wait_for("up=yes", BOOT);
+    let script = format!("{}; {}", bridge.set_up(2), ping(&bridge.guest(1)));
+    let log = guest(&net).run(&script).expect(0).text();
+    assert_eq!(value(&log, "answers"), "3");
+    first.send(b"\n");
+    assert_clean(&first.finish(BOOT).expect(0).text());
+    let ports = format!("/sys/class/net/{}/brif", bridge.name());
+    assert_eq!(std::fs::read_dir(ports).unwrap().count(), 0);
+}
+
+#[test]
+fn the_guest_sees_hardware_address_mtu_and_queues() {
+    let tap = Interface::multi_queue_tap();
+    let net = format!("tap={},mac=02:ca:4e:00:00:07,mtu=1280,queues=2", tap.name());
+    let script = "cd /sys/class/net/eth0; echo mac=$(cat address); echo mtu=$(cat mtu); \
+        ethtool -L eth0 combined 2; echo queues=$(ethtool -l eth0 | grep Combined | tail -1 | tr -dc 0-9)";
+    let log = guest(&net).with("--cpus 2").run(script).expect(0).text();
+    let found = ["mac", "mtu", "queues"].map(|key| value(&log, key));
+    assert_eq!(found, ["02:ca:4e:00:00:07", "1280", "2"]);
+    assert_eq!(interface(tap.name())["mtu"], 1280);
+}
+
+#[test]
+fn an_unplugged_cable_is_seen_by_the_guest() {
+    let tap = Interface::tap();
+    let net = format!("tap={},link=down", tap.name());
+    let script = "ip link set eth0 up; sleep 1; echo carrier=$(cat /sys/class/net/eth0/carrier)";
+    let log = guest(&net).run(script).expect(0).text();
+    assert_eq!(value(&log, "carrier"), "0");
+}
+
+/// Bits a second between guest and host for two seconds.
+#[track_caller]
+fn rate(options: &str, direction: &str) -> f64 {
+    let tap = Interface::tap();
+    let server = iperf3_server(&tap.host());
+    let measure = iperf3(&tap.host(), &format!("--time 2 {direction}"));
+    let script = format!("{}; {measure}", tap.set_up(1));
+    let log = guest(&format!("tap={}{options}", tap.name())).run(&script).expect(0).text();
+    drop(server);
+    iperf3_rate(&log)
+}
+
+#[test]
+fn iperf3_gets_through_in_both_directions() {
+    for direction in ["", "--reverse"] {
+        let rate = rate("", direction);
+        assert!(rate > 1e7, "{rate} bits a second {direction}");
+    }
+}
+
+#[test]
+fn what_a_guest_sends_and_receives_is_bounded() {
+    // The first second has a tenth more; headers count, too.
+    for (options, direction) in [(",tx_bandwidth=1MB/s", ""), (",rx_bandwidth=1MB/s", "--reverse")]
+    {
+        let rate = rate(options, direction);
+        assert!((3e6..10e6).contains(&rate), "{rate} bits a second with {options}");
+    }
+}
+
+#[test]
+fn a_guest_without_any_interface_of_the_host_reaches_out_and_is_reached() {
+    let script = "udhcpc -i eth0 -n -q >/dev/null 2>&1 || echo bad=dhcp; echo address=$(ip -4 -o addr show eth0 | wc -l); \
+        echo listening=yes; socat -u TCP-LISTEN:80 - | sed 's/^/heard=/'";
+    let mut running = guest("user,forward=127.0.0.1:18080:80").start(Some(script));
+    running.wait_for("listening=yes", BOOT);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < deadline {
+        // passt takes connections also while nobody in the guest does.
+        if let Ok(mut stream) = TcpStream::connect("127.0.0.1:18080") {
+            let _ = stream.write_all(b"hello\n");
+        }
+        thread::sleep(Duration::from_secs(1));
+        if running.exited() {
+            break;
+        }
+    }
+    let log = running.finish(BOOT).expect(0).text();
+    assert!(!log.contains("bad="), "{log}");
+    assert_eq!((value(&log, "address"), value(&log, "heard")), ("1", "hello"));
+}
+
+#[test]
+fn megabytes_through_a_tap_arrive_unharmed() {
+    let tap = Interface::tap();
+    let listener = TcpListener::bind((tap.host(), 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let receiver = thread::spawn(move || {
+        let mut received = Vec::new();
+        listener.accept().unwrap().0.read_to_end(&mut received).unwrap();
+        received
+    });
+    let script = format!(
+        "{}; seq 1 500000 | socat -u - TCP:{}:{port} || echo bad=sent",
+        tap.set_up(1),
+        tap.host()
+    );
+    let log = guest(&format!("tap={}", tap.name())).run(&script).expect(0).text();
+    assert!(!log.contains("bad="), "{log}");
+    let received = String::from_utf8(receiver.join().unwrap()).unwrap();
+    assert!(
+        received.lines().eq((1..=500_000).map(|n: u32| n.to_string())),
+        "{} bytes",
+        received.len()
+    );
+}
