@@ -104,7 +104,7 @@ fn port_on_a_socket(transport: &str) {
     let console =
         format!("--console socket={},name=agent.0 --transport {transport}", socket.display());
     let script = format!(
-        "{FIND_PORT}; echo open; exec 3<>$port; read line <&3; echo heard=$line; \
+        "{FIND_PORT}; echo open; exec 3<>$port; until read line <&3; do sleep 0.1; done; echo heard=$line; \
          echo \"you said $line\" >&3; head -c 262144 <&3 | md5sum | sed 's/^/sum=/'; \
          seq 1 20000 >&3; sleep 1"
     );
