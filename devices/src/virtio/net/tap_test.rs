@@ -6,7 +6,7 @@
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::fd::FromRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::{Link, Net, Options, features, header};
 use super::*;
@@ -262,6 +262,23 @@ fn offloads_are_switched_by_the_driver() {
         }
         assert_eq!(set(1), 1);
         assert_eq!(set(1 << 63), 1);
+    });
+}
+
+#[test]
+fn a_driver_cannot_change_the_interface_all_the_time() {
+    in_namespace(|| {
+        let (tap, mut socket) = tap(2, 1500);
+        let mut driver = Driver::new(device(&tap), u64::MAX);
+        let start = Instant::now();
+        for round in 0..46u16 {
+            let data = [&[4, 0], &(round % 2 + 1).to_le_bytes()[..]].concat();
+            assert_eq!(driver.queues[4].request(&[Part::Out(data), Part::In(1)]), [0]);
+        }
+        // The first changes nothing, 40 go at once, and the others every 50 ms.
+        assert!(start.elapsed() > Duration::from_millis(240), "{:?}", start.elapsed());
+        driver.queues[1].request(&[outgoing(&frame(OTHER, 2, 60))]);
+        assert_eq!(read(&mut socket), frame(OTHER, 2, 60));
     });
 }
 
