@@ -49,6 +49,8 @@ struct Connection {
     end: usize,
     /// Bytes of the last frame: the next is often as long.
     last: usize,
+    /// The socket gave less than there was room for: it has to be waited for before it is asked again.
+    drained: bool,
     unsent: Vec<u8>,
     prefixes: Vec<[u8; PREFIX]>,
     iovecs: Iovecs,
@@ -70,6 +72,7 @@ impl StreamSocket {
             start: 0,
             end: 0,
             last: 0,
+            drained: false,
             unsent: Vec::with_capacity(PREFIX + header::MAX_FRAME),
             prefixes: Vec::new(),
             iovecs: Iovecs::default(),
@@ -94,7 +97,7 @@ impl StreamSocket {
         let mut connection = self.line.lock();
         connection.socket = Arc::new(socket);
         connection.generation = connection.generation.wrapping_add(1);
-        connection.lost = false;
+        (connection.lost, connection.drained) = (false, false);
         (connection.start, connection.end, connection.last) = (0, 0, 0);
         connection.unsent.clear();
         drop(connection);
@@ -234,6 +237,9 @@ impl Connection {
                 self.last = len;
                 return received;
             }
+            if std::mem::take(&mut self.drained) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
             if self.fill(room)? {
                 room.copy_in(0, &[0; header::LEN]);
                 return Ok(header::LEN + self.last);
@@ -272,8 +278,11 @@ impl Connection {
             || expected.saturating_sub(there) < DIRECT
             || header::LEN + expected > room.len()
         {
-            let received = recv(&self.socket, &mut self.inbox[self.end..], RecvFlags::DONTWAIT)?;
-            self.end += some(received.0)?;
+            let place = &mut self.inbox[self.end..];
+            let most = place.len();
+            let count = some(recv(&self.socket, place, RecvFlags::DONTWAIT)?.0)?;
+            self.drained = count < most;
+            self.end += count;
             return Ok(false);
         }
         self.fill_room(room, expected, there)
@@ -288,9 +297,10 @@ impl Connection {
         // those it gets now.
         let (before, behind) = self.inbox.split_at_mut(PREFIX + len);
         let head = if begun { &mut [][..] } else { &mut prefix[..] };
-        let place = header::LEN + there;
+        let (place, most) = (header::LEN + there, head.len() + rest + behind.len());
         let fd = self.socket.as_fd();
         let count = some(room.receive_into(fd, head, place..place + rest, behind)?)?;
+        self.drained = count < most;
         if !begun {
             before[..PREFIX].copy_from_slice(&prefix);
         }
