@@ -71,7 +71,8 @@ impl Request {
                 control(1, 0, tables.concat())
             }
             Self::Number { command, number } => {
-                let (class, command) = [(4, 0), (5, 0), (2, 0), (2, 1), (0, 0)][usize::from(command % 5)];
+                let (class, command) =
+                    [(4, 0), (5, 0), (2, 0), (2, 1), (0, 0)][usize::from(command % 5)];
                 let mut bytes = number.to_le_bytes().to_vec();
                 if class == 5 {
                     bytes.resize(8, 0);

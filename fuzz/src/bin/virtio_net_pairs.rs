@@ -14,7 +14,9 @@ use devices::virtio::Chain;
 use devices::virtio::net::{Backend, Link, Net, Port, Room};
 use devices::virtio::test_driver::Part;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+};
 
 const PAIRS: u8 = 3;
 
@@ -103,7 +105,8 @@ impl Host for Cables {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let pair = |_| {
             let (ours, theirs) =
-                socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("descriptors");
+                socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+                    .expect("descriptors");
             (Arc::new(ours), theirs)
         };
         Self {
@@ -134,10 +137,15 @@ impl Host for Cables {
                 }
                 // None is empty: that would be the end.
                 bytes.resize(1 + usize::from(*len), 0xaa);
-                let _ = send(&self.ends.0[usize::from(pair % PAIRS)].1, &bytes, SendFlags::NOSIGNAL);
+                let _ =
+                    send(&self.ends.0[usize::from(pair % PAIRS)].1, &bytes, SendFlags::NOSIGNAL);
             }
             Action::Receive { pair } => {
-                let _ = recv(&self.ends.0[usize::from(pair % PAIRS)].1, &mut [0; 100], RecvFlags::DONTWAIT);
+                let _ = recv(
+                    &self.ends.0[usize::from(pair % PAIRS)].1,
+                    &mut [0; 100],
+                    RecvFlags::DONTWAIT,
+                );
             }
             Action::Plug(plugged) => self.link.set(*plugged),
             Action::Limit { bytes, frames } => self.limits.set(limits(*bytes, *frames)),
