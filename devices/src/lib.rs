@@ -11,6 +11,8 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+#[cfg(test)]
+mod allocations;
 pub mod bus;
 pub mod interrupt;
 pub mod ioapic;

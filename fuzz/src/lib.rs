@@ -2,6 +2,7 @@
 
 pub mod device;
 pub mod disk;
+pub mod net;
 pub mod registers;
 pub mod rings;
 pub mod sockets;

@@ -52,12 +52,14 @@ pub trait Port: Send {
     /// `WouldBlock` without a frame. All others but `Interrupted` mean that none will come any more.
     fn receive(&mut self, room: &mut Room, spill: &mut [u8]) -> io::Result<usize>;
 
-    /// Sends the readable part of `frame`: a header and at least an Ethernet header.
+    /// Sends the readable parts of the first of `frames`, of which there is one at least: each a header
+    /// and a frame of [`ETHERNET`](super::header::ETHERNET) to [`MAX_FRAME`](super::header::MAX_FRAME)
+    /// bytes. Returns how many, as many as one system call takes: at least one.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when it cannot go yet, and was not sent. Otherwise it never will.
-    fn send(&mut self, frame: &Chain) -> io::Result<()>;
+    /// None has been sent: `WouldBlock` when the first cannot go yet. Otherwise it never will.
+    fn send(&mut self, frames: &[Chain]) -> io::Result<usize>;
 
     /// Goes on with a frame that was sent in part; whether nothing is left.
     ///

@@ -1,6 +1,7 @@
 //! The control queue (virtio 1.3, 5.1.6.5): commands of the driver, each answered by one byte.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_net as bits;
 
@@ -76,12 +77,17 @@ pub(super) struct Control {
     features: u64,
 }
 
-/// The command is malformed, not negotiated, or the host could not do it.
-struct Refused;
+/// Why a command was not done.
+enum Refused {
+    /// It is malformed, not negotiated, or the host could not do it.
+    Command,
+    /// The host's interface has been changed too often; so long until it may be again.
+    Early(Duration),
+}
 
 impl From<TooShort> for Refused {
     fn from(_: TooShort) -> Self {
-        Self
+        Self::Command
     }
 }
 
@@ -104,28 +110,38 @@ impl Control {
         self.queue
     }
 
-    /// Answers some commands; whether there are more.
-    pub(super) fn serve(&mut self) -> Result<bool, Broken> {
+    /// Answers some commands; how long until there is more to do, if the doorbell will not tell.
+    pub(super) fn serve(&mut self) -> Result<Option<Duration>, Broken> {
         self.queue.disable_doorbell();
-        let mut more = true;
+        let next = self.answer();
+        self.queue.signal();
+        next
+    }
+
+    fn answer(&mut self) -> Result<Option<Duration>, Broken> {
         for _ in 0..BATCH {
             if !self.queue.pop(&mut self.chain)? {
-                more = self.queue.enable_doorbell()?;
-                break;
+                return Ok(self.queue.enable_doorbell()?.then_some(Duration::ZERO));
             }
-            let ack = if self.execute().is_ok() { OK } else { ERR };
+            let ack = match self.execute() {
+                Ok(()) => OK,
+                Err(Refused::Command) => ERR,
+                Err(Refused::Early(wait)) => {
+                    self.queue.undo_pop();
+                    return Ok(Some(wait));
+                }
+            };
             self.chain.write(0, &[ack]).map_err(|_| Broken::Request)?;
             self.queue.push(self.chain.head(), 1);
         }
-        self.queue.signal();
-        Ok(more)
+        Ok(Some(Duration::ZERO))
     }
 
     fn execute(&self) -> Result<(), Refused> {
         let [class, command] = self.read(0)?;
-        let (command, feature) = Command::new(class, command).ok_or(Refused)?;
+        let (command, feature) = Command::new(class, command).ok_or(Refused::Command)?;
         if self.features & feature == 0 {
-            return Err(Refused);
+            return Err(Refused::Command);
         }
         match command {
             Command::Promiscuous => {
@@ -142,7 +158,7 @@ impl Control {
                 let id = u16::from_le_bytes(self.read(2)?);
                 let known =
                     id < VLANS && self.shared.change(|settings| settings.filter.set_vlan(id, pass));
-                return if known { Ok(()) } else { Err(Refused) };
+                return if known { Ok(()) } else { Err(Refused::Command) };
             }
             Command::AnnounceAck => self.shared.set_announce(false),
             Command::Pairs => self.set_pairs()?,
@@ -178,7 +194,7 @@ impl Control {
         let left = self.chain.readable_len() - start;
         // What a guest says is there must be, before anything is allocated for it.
         if count > left / size_of::<MacAddress>() {
-            return Err(Refused);
+            return Err(Refused::Command);
         }
         let end = start + count * size_of::<MacAddress>();
         if count > TABLE {
@@ -192,7 +208,7 @@ impl Control {
     fn set_mac_address(&self) -> Result<(), Refused> {
         let mac: MacAddress = self.read(2)?;
         if is_multicast(&mac) {
-            return Err(Refused);
+            return Err(Refused::Command);
         }
         self.shared.change(|settings| settings.filter.mac = mac);
         Ok(())
@@ -201,8 +217,12 @@ impl Control {
     fn set_pairs(&self) -> Result<(), Refused> {
         let pairs = u16::from_le_bytes(self.read(2)?);
         if pairs == 0 || pairs > self.backend.pairs() {
-            return Err(Refused);
+            return Err(Refused::Command);
         }
+        if pairs == self.shared.settings().pairs {
+            return Ok(());
+        }
+        self.may_change()?;
         self.backend.use_pairs(pairs).map_err(|error| self.failed("queues", &error))?;
         self.shared.change(|settings| settings.pairs = pairs);
         Ok(())
@@ -211,17 +231,25 @@ impl Control {
     fn set_offloads(&self) -> Result<(), Refused> {
         let offloads = u64::from_le_bytes(self.read(2)?);
         if offloads & !(self.features & features::GUEST_OFFLOADS) != 0 {
-            return Err(Refused);
+            return Err(Refused::Command);
         }
+        if offloads == self.shared.settings().offloads {
+            return Ok(());
+        }
+        self.may_change()?;
         self.backend.set_offloads(offloads).map_err(|error| self.failed("offloads", &error))?;
         self.shared.change(|settings| settings.offloads = offloads);
         Ok(())
+    }
+
+    fn may_change(&self) -> Result<(), Refused> {
+        self.shared.changes.take(0, Instant::now(), 0).map_err(Refused::Early)
     }
 
     fn failed(&self, what: &str, error: &std::io::Error) -> Refused {
         if let Some(suppressed) = self.shared.log.admit() {
             tracing::warn!(suppressed, "net: the host did not change the {what}: {error}");
         }
-        Refused
+        Refused::Command
     }
 }

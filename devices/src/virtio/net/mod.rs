@@ -130,7 +130,9 @@ impl Net {
         }
         let (offloads, pairs) = {
             let settings = self.shared.settings();
-            (settings.offloads & features, settings.pairs)
+            // A restored state may be of another driver's than the features.
+            let several = features & features::MQ != 0;
+            (settings.offloads & features, if several { settings.pairs } else { 1 })
         };
         self.backend.set_offloads(offloads)?;
         self.backend.use_pairs(pairs)
@@ -159,6 +161,7 @@ impl Net {
             control,
             shared: shared(),
             port_gone,
+            port_empty: false,
         };
         self.workers.push(Worker::start(format!("{}-{pair}", self.options.name), handler)?);
         Ok(())
@@ -289,3 +292,7 @@ mod net_test;
 #[cfg(test)]
 #[path = "life_test.rs"]
 mod life_test;
+
+#[cfg(test)]
+#[path = "steady_test.rs"]
+mod steady_test;

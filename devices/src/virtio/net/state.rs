@@ -9,8 +9,12 @@ use super::features;
 use super::filter::{Filter, MacAddress};
 use super::link::Link;
 use crate::rate_limit::RateLimitedLog;
-use crate::token_bucket::SharedLimiter;
+use crate::token_bucket::{Limits, LimitsHandle, Rate, SharedLimiter};
 use crate::virtio::device::RestoreError;
+
+/// How often commands change the host's interface.
+const CHANGES: Limits =
+    Limits { bandwidth: None, operations: Some(Rate { per_second: 20, burst: 40 }) };
 
 /// What the driver has set by commands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +92,9 @@ pub(super) struct Shared {
     pub receive_limit: Option<Arc<SharedLimiter>>,
     pub send_limit: Option<Arc<SharedLimiter>>,
     pub log: RateLimitedLog,
+    /// Bounds how often commands change the host's interface: kernels do so under a lock of all
+    /// interfaces, which a guest must not keep from the others.
+    pub changes: Arc<SharedLimiter>,
     /// The driver should announce itself to the network.
     announce: AtomicBool,
     /// The address of the settings, for the configuration space.
@@ -110,6 +117,7 @@ impl Shared {
             receive_limit,
             send_limit,
             log: RateLimitedLog::new(),
+            changes: Arc::new(SharedLimiter::new(LimitsHandle::new(CHANGES))),
             announce: AtomicBool::new(false),
             mac: AtomicU64::new(packed(settings.filter.mac)),
             settings: Mutex::new(settings),

@@ -18,6 +18,9 @@ use crate::virtio::chain::Chain;
 const PREFIX: usize = 4;
 /// Bytes taken from the socket at once; holds the longest frame.
 const INBOX: usize = 128 << 10;
+/// Bytes of a frame that are worth a place of their own in a system call. Shorter ones are copied out of
+/// the inbox, to which many come by one call.
+const DIRECT: usize = 4096;
 
 /// The socket, with what has been received and sent in part: that belongs to the connection, which
 /// goes on when the device is reset. The process at its other side may be
@@ -44,7 +47,12 @@ struct Connection {
     inbox: Box<[u8]>,
     start: usize,
     end: usize,
+    /// Bytes of the last frame: the next is often as long.
+    last: usize,
+    /// The socket gave less than there was room for: it has to be waited for before it is asked again.
+    drained: bool,
     unsent: Vec<u8>,
+    prefixes: Vec<[u8; PREFIX]>,
     iovecs: Iovecs,
 }
 
@@ -63,7 +71,10 @@ impl StreamSocket {
             inbox: vec![0; INBOX].into(),
             start: 0,
             end: 0,
+            last: 0,
+            drained: false,
             unsent: Vec::with_capacity(PREFIX + header::MAX_FRAME),
+            prefixes: Vec::new(),
             iovecs: Iovecs::default(),
         };
         let replaced = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
@@ -86,8 +97,8 @@ impl StreamSocket {
         let mut connection = self.line.lock();
         connection.socket = Arc::new(socket);
         connection.generation = connection.generation.wrapping_add(1);
-        connection.lost = false;
-        (connection.start, connection.end) = (0, 0);
+        (connection.lost, connection.drained) = (false, false);
+        (connection.start, connection.end, connection.last) = (0, 0, 0);
         connection.unsent.clear();
         drop(connection);
         self.line.replaced.write(1)
@@ -154,10 +165,10 @@ impl Port for StreamPort {
         connection.note(received)
     }
 
-    fn send(&mut self, frame: &Chain) -> io::Result<()> {
+    fn send(&mut self, frames: &[Chain]) -> io::Result<usize> {
         let mut connection = self.connection();
         let sent = match connection.flush() {
-            Ok(true) => connection.send(frame),
+            Ok(true) => connection.send(frames),
             Ok(false) => Err(io::ErrorKind::WouldBlock.into()),
             Err(error) => Err(error),
         };
@@ -182,6 +193,17 @@ impl Port for StreamPort {
         let _ = self.line.replaced.read();
         !self.connection().lost
     }
+}
+
+/// What stands before the frame of a chain, in which no frame is longer than the longest.
+fn prefix(frame: &Chain) -> [u8; PREFIX] {
+    let len = frame.readable_len().saturating_sub(header::LEN).min(header::MAX_FRAME);
+    u32::try_from(len).unwrap_or(0).to_be_bytes()
+}
+
+/// What was received, if it is not the end.
+fn some(count: usize) -> io::Result<usize> {
+    if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(count) }
 }
 
 /// A frame behind a header that says nothing.
@@ -210,9 +232,18 @@ impl Connection {
     fn receive(&mut self, room: &mut Room, spill: &mut [u8]) -> io::Result<usize> {
         loop {
             if let Some(frame) = self.next_frame()? {
-                return copy(frame, room, spill);
+                let len = frame.len();
+                let received = copy(frame, room, spill);
+                self.last = len;
+                return received;
             }
-            self.fill()?;
+            if std::mem::take(&mut self.drained) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            if self.fill(room)? {
+                room.copy_in(0, &[0; header::LEN]);
+                return Ok(header::LEN + self.last);
+            }
         }
     }
 
@@ -232,34 +263,86 @@ impl Connection {
         Ok(Some(&self.inbox[from..from + len]))
     }
 
-    /// Receives once; there is room for it, as no whole frame is left.
-    fn fill(&mut self) -> io::Result<()> {
+    /// Receives once, when no whole frame is there; true if that was the rest of a frame and is in its
+    /// place in `room`.
+    ///
+    /// A long frame goes straight there: one that has begun, or one like the last. What comes behind it,
+    /// and frames that turn out to be others, go to the inbox.
+    fn fill(&mut self, room: &mut Room) -> io::Result<bool> {
         self.inbox.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
-        let (count, _) = recv(&self.socket, &mut self.inbox[self.end..], RecvFlags::DONTWAIT)?;
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let begun = self.inbox[..self.end].first_chunk::<PREFIX>();
+        let expected = begun.map_or(self.last, |prefix| u32::from_be_bytes(*prefix) as usize);
+        let there = self.end.saturating_sub(PREFIX);
+        if (self.end > 0 && begun.is_none())
+            || expected.saturating_sub(there) < DIRECT
+            || header::LEN + expected > room.len()
+        {
+            let place = &mut self.inbox[self.end..];
+            let most = place.len();
+            let count = some(recv(&self.socket, place, RecvFlags::DONTWAIT)?.0)?;
+            self.drained = count < most;
+            self.end += count;
+            return Ok(false);
         }
-        self.end += count;
-        Ok(())
+        self.fill_room(room, expected, there)
     }
 
-    fn send(&mut self, frame: &Chain) -> io::Result<()> {
-        let len = frame.readable_len().saturating_sub(header::LEN).min(header::MAX_FRAME);
-        let prefix = u32::try_from(len).map_err(|_| io::ErrorKind::InvalidData)?.to_be_bytes();
+    /// Receives a frame of presumably `len` bytes, of which the inbox has `there`, behind its length if it
+    /// has that.
+    fn fill_room(&mut self, room: &mut Room, len: usize, there: usize) -> io::Result<bool> {
+        let (begun, rest) = (self.end > 0, len - there);
+        let mut prefix = [0; PREFIX];
+        // Bytes of the room that come too early for their frame, or of another, can go to the inbox before
+        // those it gets now.
+        let (before, behind) = self.inbox.split_at_mut(PREFIX + len);
+        let head = if begun { &mut [][..] } else { &mut prefix[..] };
+        let (place, most) = (header::LEN + there, head.len() + rest + behind.len());
         let fd = self.socket.as_fd();
-        let sent = buffers::send_frame(fd, &prefix, frame, header::LEN, &mut self.iovecs)?;
-        // A frame that has begun must be ended: what the socket did not take is kept.
-        let (prefix, done) = (&prefix[sent.min(PREFIX)..], sent.saturating_sub(PREFIX));
-        if done < len {
-            self.unsent.extend_from_slice(prefix);
-            let from = self.unsent.len();
-            self.unsent.resize(from + len - done, 0);
-            frame
-                .read(header::LEN + done, &mut self.unsent[from..])
-                .map_err(|_| io::ErrorKind::InvalidData)?;
+        let count = some(room.receive_into(fd, head, place..place + rest, behind)?)?;
+        self.drained = count < most;
+        if !begun {
+            before[..PREFIX].copy_from_slice(&prefix);
         }
-        Ok(())
+        let head = if begun { 0 } else { PREFIX };
+        let whole = u32::from_be_bytes(*before.first_chunk().unwrap_or(&prefix)) as usize == len;
+        if whole && count >= head + rest {
+            room.copy_in(header::LEN, &before[PREFIX..PREFIX + there]);
+            (self.start, self.end) = (PREFIX + len, PREFIX + len + count - head - rest);
+            self.last = len;
+            return Ok(true);
+        }
+        let got = count.saturating_sub(head).min(rest);
+        room.copy_out(place, &mut before[PREFIX + there..PREFIX + there + got]);
+        self.end = if begun { self.end + count } else { count };
+        self.last = 0;
+        Ok(false)
+    }
+
+    fn send(&mut self, frames: &[Chain]) -> io::Result<usize> {
+        self.prefixes.clear();
+        self.prefixes.extend(frames.iter().map(prefix));
+        let fd = self.socket.as_fd();
+        let mut left = buffers::send_frames(fd, &self.prefixes, frames, &mut self.iovecs)?;
+        for (done, (prefix, frame)) in self.prefixes.iter().zip(frames).enumerate() {
+            let len = u32::from_be_bytes(*prefix) as usize;
+            if left == 0 {
+                return Ok(done);
+            }
+            if left >= PREFIX + len {
+                left -= PREFIX + len;
+                continue;
+            }
+            // A frame that has begun must be ended: what the socket did not take is kept.
+            let sent = left.saturating_sub(PREFIX);
+            self.unsent.extend_from_slice(&prefix[left.min(PREFIX)..]);
+            let from = self.unsent.len();
+            self.unsent.resize(from + len - sent, 0);
+            let rest = &mut self.unsent[from..];
+            frame.read(header::LEN + sent, rest).map_err(|_| io::ErrorKind::InvalidData)?;
+            return Ok(done + 1);
+        }
+        Ok(frames.len())
     }
 
     fn flush(&mut self) -> io::Result<bool> {

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 
 use super::*;
 use crate::memory::anonymous;
+use crate::virtio::test_driver::{DriverQueue, MEMORY, Part, Signals};
 
 fn pair() -> (Box<dyn Port>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
@@ -53,6 +54,63 @@ fn impossible_lengths_and_ends_are_errors() {
     let (mut port, peer) = pair();
     drop(peer);
     assert_eq!(kind(receive(&mut *port)), io::ErrorKind::UnexpectedEof);
+}
+
+/// Receives into room for the longest frame in buffers of `size`.
+fn receive_in_place(port: &mut dyn Port, size: usize) -> io::Result<Vec<u8>> {
+    let memory = Arc::new(anonymous(&[(0, MEMORY)]));
+    let mut driver = DriverQueue::new(&memory, 0, 256, true);
+    let mut queue = driver.device_side(Arc::<Signals>::default()).unwrap();
+    let (mut chain, mut room) = (queue.chain(), Room::new(memory));
+    while room.len() < header::LEN + header::MAX_FRAME {
+        driver.post(&[Part::In(size)]);
+        assert!(queue.pop(&mut chain).unwrap() && room.append(&chain));
+    }
+    let len = port.receive(&mut room, &mut [])?;
+    let mut frame = vec![0; len - header::LEN];
+    assert_eq!(room.copy_out(header::LEN, &mut frame), frame.len());
+    Ok(frame)
+}
+
+#[test]
+fn frames_of_any_lengths_come_in_place_however_they_are_cut() {
+    let mut seed = 7u64;
+    let mut random = move |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        usize::try_from(seed >> 33).unwrap() % below
+    };
+    for _ in 0..40 {
+        let (mut port, mut peer) = pair();
+        // Runs of long ones of one length, and others in between.
+        let mut lengths = Vec::new();
+        for _ in 0..4 {
+            let len = [14, 1500, DIRECT + random(3) - 1, 9000, header::MAX_FRAME][random(5)];
+            lengths.extend(vec![len; 1 + random(3)]);
+        }
+        let frame = |index: usize| -> Vec<u8> {
+            (0..lengths[index]).map(|i| ((i * 7 + index * 31) % 251).to_le_bytes()[0]).collect()
+        };
+        let mut stream = Vec::new();
+        for (index, len) in lengths.iter().enumerate() {
+            stream.extend(u32::try_from(*len).unwrap().to_be_bytes());
+            stream.extend(frame(index));
+        }
+        let (mut sent, mut index) = (0, 0);
+        while index < lengths.len() {
+            if random(3) == 0 || sent < stream.len() {
+                let cut = [1, 5, 4000, 70_000, 200_000][random(5)].min(stream.len() - sent);
+                peer.set_nonblocking(true).unwrap();
+                sent += peer.write(&stream[sent..sent + cut]).unwrap_or(0);
+            }
+            match receive_in_place(&mut *port, 500 + random(70_000)) {
+                Ok(received) => {
+                    assert!(received == frame(index), "frame {index} of {lengths:?}");
+                    index += 1;
+                }
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+    }
 }
 
 #[test]

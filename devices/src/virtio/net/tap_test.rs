@@ -6,7 +6,7 @@
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::fd::FromRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::{Link, Net, Options, features, header};
 use super::*;
@@ -239,6 +239,80 @@ fn pairs_of_queues_are_used_when_the_driver_says_so() {
 }
 
 #[test]
+fn headers_of_noise_harm_no_other_frame() {
+    in_namespace(|| {
+        let (tap, _) = tap(1, 1500);
+        let mut driver = Driver::new(device(&tap), u64::MAX);
+        let mut seed = 3u64;
+        for round in 0..2000 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let mut header = [0; header::LEN];
+            header[..8].copy_from_slice(&seed.rotate_left(21).to_le_bytes());
+            header[8..].copy_from_slice(&seed.to_be_bytes()[..4]);
+            // Most often near what might pass: known kinds and small numbers.
+            if round % 4 != 0 {
+                header[0] &= 7;
+                header[1] &= 0x87;
+                header.iter_mut().skip(3).step_by(2).for_each(|byte| *byte &= 1);
+            }
+            // IPv4 and TCP, cut off anywhere; or no protocol at all.
+            let mut bytes = frame(OTHER, round, 14 + round % 1500);
+            if round % 2 == 0 && bytes.len() > 24 {
+                bytes[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
+                bytes[23] = 6;
+            }
+            driver.queues[1].request(&[Part::Out([&header[..], &bytes].concat())]);
+        }
+        let mut socket = packet_socket("tap0");
+        driver.queues[1].request(&[outgoing(&frame(OTHER, 2, 60))]);
+        assert_eq!(read(&mut socket), frame(OTHER, 2, 60));
+        let counters = driver.device.counters();
+        let dropped = counters.send_dropped.load(Ordering::Relaxed);
+        assert!(dropped > 500 && dropped < 2000, "{dropped} refused");
+    });
+}
+
+#[test]
+fn pairs_come_and_go_while_frames_pass() {
+    in_namespace(|| {
+        let (tap, mut socket) = tap(4, 1500);
+        let mut driver = Driver::new(device(&tap), u64::MAX);
+        (0..4).for_each(|pair| post_buffers(&mut driver, 2 * pair, 60));
+        let receive = |driver: &mut Driver<Net>| {
+            let mut count = 0;
+            for pair in 0..4 {
+                while driver.queues[2 * pair].poll_used().is_some() {
+                    post_buffers(driver, 2 * pair, 1);
+                    count += 1;
+                }
+            }
+            count
+        };
+        for round in 0..32u16 {
+            let data = [&[4, 0], &(1 + round * 7 % 4).to_le_bytes()[..]].concat();
+            driver.queues[8].post(&[Part::Out(data), Part::In(1)]);
+            driver.queues[8].kick();
+            for pair in 0..4 {
+                // Those out of use too.
+                driver.queues[2 * pair + 1].request(&[outgoing(&frame(OTHER, pair, 60))]);
+                socket.write_all(&frame(MAC, pair, 60)).unwrap();
+            }
+            assert_eq!(driver.queues[8].wait_used().1, [0]);
+            receive(&mut driver);
+        }
+        // What was in the queue of a pair that went is lost; nothing is from now on.
+        std::thread::sleep(Duration::from_millis(20));
+        receive(&mut driver);
+        (0..50).for_each(|i| socket.write_all(&frame(MAC, i, 60)).unwrap());
+        let mut count = 0;
+        wait("every frame", || {
+            count += receive(&mut driver);
+            count == 50
+        });
+    });
+}
+
+#[test]
 fn a_driver_that_knows_one_pair_finds_its_control_queue() {
     in_namespace(|| {
         let (tap, _socket) = tap(2, 1500);
@@ -262,6 +336,23 @@ fn offloads_are_switched_by_the_driver() {
         }
         assert_eq!(set(1), 1);
         assert_eq!(set(1 << 63), 1);
+    });
+}
+
+#[test]
+fn a_driver_cannot_change_the_interface_all_the_time() {
+    in_namespace(|| {
+        let (tap, mut socket) = tap(2, 1500);
+        let mut driver = Driver::new(device(&tap), u64::MAX);
+        let start = Instant::now();
+        for round in 0..46u16 {
+            let data = [&[4, 0], &(round % 2 + 1).to_le_bytes()[..]].concat();
+            assert_eq!(driver.queues[4].request(&[Part::Out(data), Part::In(1)]), [0]);
+        }
+        // The first changes nothing, 40 go at once, and the others every 50 ms.
+        assert!(start.elapsed() > Duration::from_millis(240), "{:?}", start.elapsed());
+        driver.queues[1].request(&[outgoing(&frame(OTHER, 2, 60))]);
+        assert_eq!(read(&mut socket), frame(OTHER, 2, 60));
     });
 }
 

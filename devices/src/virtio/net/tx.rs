@@ -12,29 +12,39 @@ use crate::token_bucket::RECHECK;
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Broken, Queue};
 
+/// Frames handed to the back end at once, which some send by one call.
+const AHEAD: usize = 32;
+
 /// Serves one transmit queue.
 pub(super) struct Transmitter {
     queue: Queue,
     pair: u16,
-    chain: Chain,
-    /// The next frame has been let through by the rate limit.
-    admitted: bool,
+    /// Chains taken off the queue come first, in their order. They are kept while they wait: read again,
+    /// they might be longer than what the rate limit let through.
+    chains: Box<[Chain]>,
+    /// How many those are, and how many of them the rate limit has let through.
+    popped: usize,
+    admitted: usize,
     shared: Arc<Shared>,
 }
 
 impl Transmitter {
     pub(super) fn new(queue: Queue, pair: u16, shared: Arc<Shared>) -> Self {
-        Self { pair, chain: queue.chain(), admitted: false, shared, queue }
+        let chains = (0..AHEAD).map(|_| queue.chain()).collect();
+        Self { pair, chains, popped: 0, admitted: 0, shared, queue }
     }
 
     pub(super) fn queue(&self) -> &Queue {
         &self.queue
     }
 
-    /// Gives the queue back; nothing is in flight between two calls of [`serve`](Self::serve).
-    pub(super) fn into_queue(self) -> Queue {
+    /// Gives the queue back as if the chains that wait had never been taken.
+    pub(super) fn into_queue(mut self) -> Queue {
         if let Some(limit) = &self.shared.send_limit {
             limit.leave(self.pair);
+        }
+        for _ in 0..self.popped {
+            self.queue.undo_pop();
         }
         self.queue
     }
@@ -53,68 +63,109 @@ impl Transmitter {
     fn send_batch(&mut self, port: &mut dyn Port, done: &mut u16) -> Result<Wait, Broken> {
         let most = self.queue.size().min(BATCH);
         while *done < most {
-            if !self.queue.pop(&mut self.chain)? {
-                let more = self.queue.enable_doorbell()?;
-                return Ok(if more { Wait::Nothing } else { Wait::Doorbell });
+            let next = self.take(usize::from(most - *done));
+            // What came before a broken chain, or one that has to wait, goes first.
+            if let Err(wait) = self.send(port, done) {
+                return Ok(wait);
             }
-            match self.send(port) {
-                Ok(()) => {}
-                Err(Wait::Gone(error)) => {
-                    self.queue.stage(*done, self.chain.head(), 0);
-                    *done += 1;
-                    return Ok(Wait::Gone(error));
-                }
-                Err(wait) => {
-                    self.queue.undo_pop();
-                    return Ok(wait);
-                }
+            match next? {
+                Wait::Nothing => {}
+                Wait::Doorbell if self.queue.enable_doorbell()? => return Ok(Wait::Nothing),
+                wait => return Ok(wait),
             }
-            self.admitted = false;
-            self.queue.stage(*done, self.chain.head(), 0);
-            *done += 1;
         }
         Ok(Wait::Nothing)
     }
 
-    /// Sends the frame of the chain, or drops it; an error if it has to wait or the back end is gone.
-    fn send(&mut self, port: &mut dyn Port) -> Result<(), Wait> {
+    /// Takes up to `most` chains that may go; what to wait for if there are fewer.
+    fn take(&mut self, most: usize) -> Result<Wait, Broken> {
+        loop {
+            if self.admitted == self.popped {
+                if self.popped >= most.min(AHEAD) {
+                    return Ok(Wait::Nothing);
+                }
+                if !self.queue.pop(&mut self.chains[self.popped])? {
+                    return Ok(Wait::Doorbell);
+                }
+                self.popped += 1;
+            }
+            let frame = &self.chains[self.admitted];
+            if frame_len(frame).is_ok_and(|_| self.shared.link.is_up())
+                && let Some(limit) = &self.shared.send_limit
+            {
+                let len = (frame.readable_len() - header::LEN) as u64;
+                if let Err(wait) = limit.take(self.pair, Instant::now(), len) {
+                    return Ok(Wait::Limit(wait.min(RECHECK)));
+                }
+            }
+            self.admitted += 1;
+        }
+    }
+
+    /// Sends the admitted frames or drops them; an error if they have to wait or the back end is gone.
+    fn send(&mut self, port: &mut dyn Port, done: &mut u16) -> Result<(), Wait> {
+        let mut sent = 0;
+        let mut result = Ok(());
+        while sent < self.admitted && result.is_ok() {
+            let from = sent;
+            match self.send_some(port, &self.chains[sent..self.admitted]) {
+                Ok(count) => sent += count,
+                // The frame goes with the back end.
+                Err(wait @ Wait::Gone(_)) => (sent, result) = (sent + 1, Err(wait)),
+                Err(wait) => result = Err(wait),
+            }
+            for chain in &self.chains[from..sent] {
+                self.queue.stage(*done, chain.head(), 0);
+                *done += 1;
+            }
+        }
+        if sent < self.popped {
+            self.chains[..self.popped].rotate_left(sent);
+        }
+        self.popped -= sent;
+        self.admitted -= sent;
+        result
+    }
+
+    /// Sends or drops the first frames; how many, one at least.
+    fn send_some(&self, port: &mut dyn Port, frames: &[Chain]) -> Result<usize, Wait> {
         let counters = &self.shared.counters;
-        let len = self.chain.readable_len().saturating_sub(header::LEN);
-        if !(header::ETHERNET..=header::MAX_FRAME).contains(&len) {
+        if let Some(Err(len)) = frames.first().map(frame_len) {
             count(&counters.malformed, 1);
             if let Some(suppressed) = self.shared.log.admit() {
                 tracing::warn!(suppressed, "net: the guest sent a frame of {len} bytes; dropped");
             }
-            return Ok(());
+            return Ok(1);
         }
         if !self.shared.link.is_up() {
             count(&counters.send_dropped, 1);
-            return Ok(());
+            return Ok(1);
         }
-        if !self.admitted
-            && let Some(limit) = &self.shared.send_limit
-        {
-            limit
-                .take(self.pair, Instant::now(), len as u64)
-                .map_err(|wait| Wait::Limit(wait.min(RECHECK)))?;
-        }
-        self.admitted = true;
-        match port.send(&self.chain) {
-            Ok(()) => {
-                count(&counters.sent_frames, 1);
-                count(&counters.sent_bytes, len);
-                Ok(())
+        let good = frames.iter().take_while(|frame| frame_len(frame).is_ok()).count();
+        match port.send(&frames[..good]) {
+            Ok(sent) => {
+                let sent = sent.clamp(1, good);
+                count(&counters.sent_frames, sent);
+                let bytes = frames[..sent].iter().map(|frame| frame.readable_len() - header::LEN);
+                count(&counters.sent_bytes, bytes.sum());
+                Ok(sent)
             }
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => Err(Wait::Port),
                 io::ErrorKind::Interrupted => Err(Wait::Nothing),
                 kind => {
                     count(&counters.send_dropped, 1);
-                    if is_gone(kind) { Err(Wait::Gone(error)) } else { Ok(()) }
+                    if is_gone(kind) { Err(Wait::Gone(error)) } else { Ok(1) }
                 }
             },
         }
     }
+}
+
+/// Bytes of the frame in a chain; in an error, of what is none.
+fn frame_len(chain: &Chain) -> Result<usize, usize> {
+    let len = chain.readable_len().saturating_sub(header::LEN);
+    if (header::ETHERNET..=header::MAX_FRAME).contains(&len) { Ok(len) } else { Err(len) }
 }
 
 /// Whether the other side will take no frame any more. Others may be refused for what they are, or

@@ -58,6 +58,9 @@ pub(super) struct Pair {
     pub shared: Arc<Shared>,
     /// The back end's end of the cable is not to be used any more.
     pub port_gone: bool,
+    /// There was no frame when the port was last asked, and it has not become ready since: asking again
+    /// would be a system call for nothing at every doorbell of the transmit queue.
+    pub port_empty: bool,
 }
 
 impl Pair {
@@ -77,17 +80,18 @@ impl Pair {
             tracing::info!("net: the host's end of the network is back");
         }
         if let Some(control) = &mut self.control {
-            let more = control.serve();
-            if failed(more, control.queue())? {
-                plan.within(Duration::ZERO);
+            let next = control.serve();
+            if let Some(time) = failed(next, control.queue())? {
+                plan.within(time);
             }
         }
         if let Some(rx) = &mut self.rx
             && !self.port_gone
         {
-            let wait = rx.serve(&mut *self.port);
+            let wait = if self.port_empty { Ok(Wait::Port) } else { rx.serve(&mut *self.port) };
             let wait = failed(wait, rx.queue())?;
             plan.readable = matches!(wait, Wait::Port);
+            self.port_empty = plan.readable;
             self.note(wait, &mut plan);
         }
         if let Some(tx) = &mut self.tx {
@@ -123,7 +127,7 @@ impl Pair {
     }
 
     /// Waits for what `plan` says and for doorbells; true if it is time to stop.
-    fn wait(&self, plan: &Plan, stop: &EventFd) -> bool {
+    fn wait(&mut self, plan: &Plan, stop: &EventFd) -> bool {
         let queues = [
             self.rx.as_ref().map(Receiver::queue),
             self.tx.as_ref().map(Transmitter::queue),
@@ -156,7 +160,9 @@ impl Pair {
         for (queue, _) in queues.into_iter().zip(&rang[2..]).filter(|(_, rang)| **rang) {
             let _ = queue.map(|queue| queue.doorbell().read());
         }
-        rang[0]
+        let [stopped, port_ready, ..] = rang;
+        self.port_empty &= !port_ready;
+        stopped
     }
 }
 
