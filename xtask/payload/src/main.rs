@@ -21,8 +21,8 @@ use io::{Serial, exit};
 
 core::arch::global_asm!(include_str!("entry.s"));
 
-/// TSC cycles between workloads, some 20 ms.
-const PAUSE: u64 = 50_000_000;
+/// TSC cycles before and after a workload, some 20 ms.
+const REST: u64 = 50_000_000;
 
 /// What a workload did in its time.
 pub struct Outcome {
@@ -55,15 +55,22 @@ pub fn report(
     name: &str,
     workload: impl FnOnce() -> Result<Outcome, &'static str>,
 ) -> Result<(), &'static str> {
+    // At each line the account of the monitor's threads is read: none of them may be kept from printing it by work, or
+    // end with a reset of the device before.
     let _ = writeln!(Serial, "begin {name}");
+    rest();
     let outcome = workload()?;
     let _ = writeln!(Serial, "end {name} {} {}", outcome.operations, outcome.cycles);
-    // The account of the monitor's threads is read now, before a reset of the device ends some of them.
-    let said = io::now();
-    while io::now() - said < PAUSE {
+    rest();
+    Ok(())
+}
+
+/// Leaves the monitor alone for a while.
+fn rest() {
+    let start = io::now();
+    while io::now() - start < REST {
         core::hint::spin_loop();
     }
-    Ok(())
 }
 
 /// What follows `key` in the command line, up to a space.

@@ -5,6 +5,7 @@ mod block;
 mod boot;
 mod devices;
 mod memory;
+mod net;
 mod payload;
 mod sample;
 mod startup;
@@ -34,6 +35,8 @@ pub enum Arguments {
     Memory(memory::Arguments),
     /// A disk's requests at real speed: a driver that polls on this machine's own KVM, beside QEMU microvm
     Block(block::Arguments),
+    /// Frames through a tap at real speed, likewise
+    Net(net::Arguments),
 }
 
 /// Runs a benchmark.
@@ -43,6 +46,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         Arguments::Boot(arguments) => boot::run(workspace, arguments),
         Arguments::Memory(arguments) => memory::run(workspace, arguments),
         Arguments::Block(arguments) => block::run(workspace, arguments),
+        Arguments::Net(arguments) => net::run(workspace, arguments),
     }
 }
 
