@@ -1,11 +1,17 @@
 //! `xtask bench`: measurements beside a peer, in turn and in one run, as medians and ratios. Machines differ and are
 //! busy: a ratio says something, an absolute time alone does not.
 
+mod block;
 mod boot;
+mod devices;
 mod memory;
+mod net;
+mod payload;
 mod sample;
 mod startup;
 mod stats;
+mod table;
+mod threads;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -27,6 +33,10 @@ pub enum Arguments {
     Boot(boot::Arguments),
     /// Private memory beside the guest's RAM, of a running stock guest on a KVM host
     Memory(memory::Arguments),
+    /// A disk's requests at real speed: a driver that polls on this machine's own KVM, beside QEMU microvm
+    Block(block::Arguments),
+    /// Frames through a tap at real speed, likewise
+    Net(net::Arguments),
 }
 
 /// Runs a benchmark.
@@ -35,6 +45,8 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         Arguments::Startup(arguments) => startup::run(workspace, arguments),
         Arguments::Boot(arguments) => boot::run(workspace, arguments),
         Arguments::Memory(arguments) => memory::run(workspace, arguments),
+        Arguments::Block(arguments) => block::run(workspace, arguments),
+        Arguments::Net(arguments) => net::run(workspace, arguments),
     }
 }
 

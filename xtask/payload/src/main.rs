@@ -1,0 +1,85 @@
+//! A guest without an operating system that measures virtio devices of a virtual machine monitor by polling their rings
+//! from ring 3, where guest code has the host's speed even on a KVM that interprets ring 0.
+//!
+//! It is booted by PVH and told by its command line what to do: `bench=block|net`, `cycles=N` (TSC cycles of each
+//! workload), `run=NAME[,NAME…]`. It answers through the serial port, a line `begin NAME` before and a line
+//! `end NAME OPERATIONS CYCLES` after each workload, and ends through the debug-exit port: with 0 where all went well.
+
+#![no_std]
+#![no_main]
+
+mod block;
+mod io;
+mod mmio;
+mod net;
+mod queue;
+mod runtime;
+
+use core::fmt::Write;
+
+use io::{Serial, exit};
+
+core::arch::global_asm!(include_str!("entry.s"));
+
+/// TSC cycles before and after a workload, some 20 ms.
+const REST: u64 = 50_000_000;
+
+/// What a workload did in its time.
+pub struct Outcome {
+    /// Operations that ended.
+    pub operations: u64,
+    /// TSC cycles.
+    pub cycles: u64,
+}
+
+/// First instruction in ring 3; `start_info` is PVH's.
+#[unsafe(no_mangle)]
+extern "sysv64" fn payload_main(start_info: *const u64) -> ! {
+    let line = io::command_line(start_info);
+    let cycles = word(line, "cycles=").and_then(|word| word.parse().ok()).unwrap_or(1_000_000_000);
+    let names = word(line, "run=").unwrap_or_default().split(',');
+    let done = match word(line, "bench=") {
+        Some("block") => block::run(names, cycles),
+        Some("net") => net::run(names, cycles),
+        _ => Err("bench= is missing"),
+    };
+    if let Err(why) = done {
+        let _ = writeln!(Serial, "failed {why}");
+        exit(1);
+    }
+    exit(0)
+}
+
+/// Runs one workload between its two lines.
+pub fn report(
+    name: &str,
+    workload: impl FnOnce() -> Result<Outcome, &'static str>,
+) -> Result<(), &'static str> {
+    // At each line the account of the monitor's threads is read: none of them may be kept from printing it by work, or
+    // end with a reset of the device before.
+    let _ = writeln!(Serial, "begin {name}");
+    rest();
+    let outcome = workload()?;
+    let _ = writeln!(Serial, "end {name} {} {}", outcome.operations, outcome.cycles);
+    rest();
+    Ok(())
+}
+
+/// Leaves the monitor alone for a while.
+fn rest() {
+    let start = io::now();
+    while io::now() - start < REST {
+        core::hint::spin_loop();
+    }
+}
+
+/// What follows `key` in the command line, up to a space.
+fn word<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    line.split(' ').find_map(|word| word.strip_prefix(key))
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    let _ = writeln!(Serial, "failed {info}");
+    exit(1)
+}

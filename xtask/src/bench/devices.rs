@@ -1,0 +1,132 @@
+//! What benchmarks of devices at real speed share: their arguments, and the two monitors that boot the payload.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::table::Table;
+use super::{Result, payload};
+use crate::cargo::{self, Profile};
+use crate::host::qemu::Qemu;
+use crate::process;
+use crate::workspace::Workspace;
+
+/// For a run besides its workloads: firmware, most of all.
+const BOOT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Arguments of every benchmark with the bare-metal payload.
+#[derive(Debug, clap::Args)]
+pub struct Common {
+    /// Counted runs of each monitor
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// How long each workload runs
+    #[arg(long, default_value_t = 0.4)]
+    seconds: f64,
+    /// Only these workloads
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    only: Vec<String>,
+    /// Run both monitors at a real-time priority: what else a shared machine does hardly counts then
+    #[arg(long)]
+    real_time: bool,
+    /// The carve binary; built where it is not given
+    #[arg(long, value_name = "FILE")]
+    carve: Option<PathBuf>,
+}
+
+/// The device measured: what both monitors have to be told.
+#[derive(Debug)]
+pub struct Device<'a> {
+    /// What the payload calls it.
+    pub bench: &'a str,
+    /// Its workloads.
+    pub workloads: &'a [&'a str],
+    /// Carve's arguments for it.
+    pub carve: Vec<String>,
+    /// QEMU's.
+    pub qemu: Vec<String>,
+}
+
+/// Measures a device with both monitors in turn and prints the table.
+pub fn measure(workspace: &Workspace, arguments: &Common, device: &Device<'_>) -> Result<()> {
+    let carve = match &arguments.carve {
+        Some(carve) => carve.clone(),
+        None => cargo::build_carve(workspace, Profile::Release, None)?,
+    };
+    let (qemu, payload) = (Qemu::obtain(workspace)?, payload::build(workspace)?);
+    let tsc = payload::tsc_rate();
+    if arguments.real_time {
+        // Above the monitors, to see their CPU time when the payload speaks.
+        let this = std::process::id().to_string();
+        process::run_quietly(Command::new("chrt").args(["-f", "-p", "2", &this]))?;
+    }
+    let names: Vec<&str> = match &arguments.only[..] {
+        [] => device.workloads.to_vec(),
+        only => only.iter().map(String::as_str).collect(),
+    };
+    let cmdline = format!(
+        "bench={} cycles={:.0} run={}",
+        device.bench,
+        arguments.seconds * tsc,
+        names.join(",")
+    );
+    let commands = [
+        carve_command(&carve, &payload, &cmdline, &device.carve),
+        qemu_command(&qemu, &payload, &cmdline, &device.qemu),
+    ];
+    let mut commands = commands.map(|command| arguments.at_priority(command));
+    let limit =
+        BOOT_LIMIT + Duration::from_secs_f64(2.0 * arguments.seconds) * u32::try_from(names.len())?;
+    let mut table = Table::default();
+    for round in 0..=arguments.rounds {
+        for (contender, command) in commands.iter_mut().enumerate() {
+            let samples = payload::run(command, tsc, limit, names.len())?;
+            // The first round warms caches.
+            if round > 0 {
+                table.add(contender, samples);
+            }
+        }
+    }
+    println!(
+        "virtio-{} over MMIO, driver polling in ring 3 on this machine's own KVM, 1 vCPU, {} rounds in turn of {} s each, \
+         medians; CPU time of all threads but the vCPU's",
+        device.bench, arguments.rounds, arguments.seconds
+    );
+    table.print("qemu microvm");
+    Ok(())
+}
+
+impl Common {
+    fn at_priority(&self, command: Command) -> Command {
+        if !self.real_time {
+            return command;
+        }
+        let mut scheduled = Command::new("chrt");
+        scheduled.args(["-f", "1"]).arg(command.get_program()).args(command.get_args());
+        scheduled
+    }
+}
+
+fn carve_command(carve: &Path, payload: &Path, cmdline: &str, device: &[String]) -> Command {
+    let mut command = Command::new(carve);
+    command.args(["run", "--log-level", "error", "--memory", "256MiB", "--debug-exit"]);
+    command
+        .args(["--transport", "mmio", "--cmdline", cmdline, "--kernel"])
+        .arg(payload)
+        .args(device);
+    command
+}
+
+/// With the shortest firmware there is, as it is interpreted.
+fn qemu_command(qemu: &Qemu, payload: &Path, cmdline: &str, device: &[String]) -> Command {
+    let mut command = Command::new(qemu.path());
+    command
+        .args(["-M", "microvm,pit=off,pic=off,rtc=off,isa-serial=on,auto-kernel-cmdline=off"])
+        .args(["-accel", "kvm", "-m", "256", "-smp", "1", "-nodefaults", "-no-user-config"])
+        .args(["-display", "none", "-no-reboot", "-serial", "stdio", "-bios", "qboot.rom"])
+        .args(["-name", "payload,debug-threads=on", "-global", "virtio-mmio.force-legacy=false"])
+        .args(["-device", "isa-debug-exit,iobase=0x501,iosize=1", "-append", cmdline, "-kernel"])
+        .arg(payload)
+        .args(device);
+    command
+}
