@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use support::guests::{BOOT, DEFAULT, Guest, LONG, assert_clean, value};
 use tempfile::{TempDir, tempdir};
@@ -326,4 +326,31 @@ fn one_device_too_many_is_refused_with_the_number_there_can_be() {
         assert!(finished.stderr.contains(&told), "{}", finished.stderr);
         assert!(finished.stderr.contains(&format!("room for {limit}")), "{}", finished.stderr);
     }
+}
+
+#[test]
+fn a_guest_that_was_stopped_and_continued_has_the_right_time_and_sees_no_lockup() {
+    // A CPU that does not answer for 4 seconds counts as stuck.
+    let script = "echo 2 > /proc/sys/kernel/watchdog_thresh; sleep 3; echo started; \
+        while read line; do echo now=$(date +%s.%N | cut -c1-14)=up=$(cut -d' ' -f1 /proc/uptime)=; done";
+    let mut guest = Guest::debian(DEFAULT, "ext4").with("--cpus 2").start(Some(script));
+    guest.wait_for("started\r\n", BOOT);
+    let mut last_uptime = 0.0;
+    for round in 1..=3 {
+        guest.signal(libc::SIGSTOP);
+        thread::sleep(Duration::from_secs(9));
+        guest.signal(libc::SIGCONT);
+        thread::sleep(Duration::from_secs(3));
+        let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        guest.send(b"\n");
+        let log = guest.wait_for_count("=\r\n", round, BOOT);
+        let after = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        let told: Vec<_> = log.rsplit("now=").next().unwrap().split('=').collect();
+        let (now, uptime): (f64, f64) = (told[0].parse().unwrap(), told[2].parse().unwrap());
+        assert!((before - 0.1..=after + 0.1).contains(&now), "{now}, not {before} to {after}");
+        assert!(uptime > last_uptime, "uptime went from {last_uptime} to {uptime}");
+        last_uptime = uptime;
+    }
+    guest.close_input();
+    assert_clean(&guest.finish(BOOT).expect(0).text());
 }

@@ -53,10 +53,13 @@ impl Kickable {
         Self { flag }
     }
 
-    /// Forgets kicks so far. Look at the requests after this, not before.
-    pub fn clear(&self) {
+    /// Forgets kicks so far; whether there were any. Look at the requests after this, not before.
+    pub fn clear(&self) -> bool {
         // SAFETY: the vCPU's page is mapped while this value lives.
+        let kicked = unsafe { ptr::read_volatile(self.flag) } != 0;
+        // SAFETY: as above. A kick between the two is forgotten, too, and reported if the first was.
         unsafe { ptr::write_volatile(self.flag, 0) };
+        kicked
     }
 }
 

@@ -123,7 +123,9 @@ impl Vcpu {
             )),
             Ok(other) => Pending::Unrunnable(format!("KVM left the guest for {other:?}")),
             Err(e) if e.errno() == libc::EINTR => {
-                kickable.clear();
+                if !kickable.clear() {
+                    self.was_stopped();
+                }
                 return ControlFlow::Continue(());
             }
             Err(e) if e.errno() == libc::EAGAIN => return ControlFlow::Continue(()),
@@ -140,6 +142,16 @@ impl Vcpu {
                 self.unrunnable(reason, platform, bytes)
             }
             Pending::Unrunnable(reason) => self.unrunnable(reason, platform, None),
+        }
+    }
+
+    /// The process was stopped (SIGSTOP, a frozen cgroup) and continued: nothing else interrupts
+    /// KVM_RUN but a kick. The guest's clocks went on meanwhile; it is told, so that its watchdogs
+    /// do not take the time for one of their CPUs being stuck (KVM_KVMCLOCK_CTRL).
+    fn was_stopped(&self) {
+        if let Err(error) = self.fd.kvmclock_ctrl() {
+            // A guest without kvm-clock has no such watchdog.
+            tracing::debug!(vcpu = self.index, "KVM_KVMCLOCK_CTRL: {error}");
         }
     }
 
