@@ -256,6 +256,25 @@ fn two_guests_share_a_disk_only_if_neither_writes() {
     writer.run("true").expect(0);
 }
 
+#[test]
+fn a_disk_that_the_host_enlarges_grows_in_the_running_guest() {
+    let disk = Scratch::raw(8 * MIB);
+    let script = "echo before=$(cat /sys/block/vda/size); echo grow; \
+        for i in $(seq 600); do [ $(cat /sys/block/vda/size) = 16384 ] || break; sleep 0.1; done; \
+        echo after=$(cat /sys/block/vda/size); echo end | dd of=/dev/vda bs=512 seek=32767 conv=sync 2>/dev/null || echo bad=write; sync";
+    let mut guest = Guest::new(DEFAULT).with(&disk.argument("")).start(Some(script));
+    guest.wait_for("grow", BOOT);
+    fs::File::options().write(true).open(disk.path()).unwrap().set_len(16 * MIB).unwrap();
+    let log = guest.finish(BOOT).expect(0).text();
+    assert_clean(&log);
+    assert_eq!((value(&log, "before"), value(&log, "after")), ("16384", "32768"));
+    assert!(!log.contains("bad="), "{log}");
+    let mut last = [0; 4];
+    let file = fs::File::open(disk.path()).unwrap();
+    file.read_exact_at(&mut last, 16 * MIB - 512).unwrap();
+    assert_eq!(&last, b"end\n");
+}
+
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap().to_string_lossy().into_owned()
 }

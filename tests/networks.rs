@@ -111,8 +111,11 @@ fn what_a_guest_sends_and_receives_is_bounded() {
 #[test]
 fn a_guest_without_any_interface_of_the_host_reaches_out_and_is_reached() {
     let script = "udhcpc -i eth0 -n -q >/dev/null 2>&1 || echo bad=dhcp; echo address=$(ip -4 -o addr show eth0 | wc -l); \
+        echo reached=$(socat -u TCP:$(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p'):18081 -); \
         echo listening=yes; socat -u TCP-LISTEN:80 - | sed 's/^/heard=/'";
-    let mut running = guest("user,forward=127.0.0.1:18080:80").start(Some(script));
+    let listener = TcpListener::bind("127.0.0.1:18081").unwrap();
+    thread::spawn(move || listener.accept().unwrap().0.write_all(b"a service\n").unwrap());
+    let mut running = guest("user,host,forward=127.0.0.1:18080:80").start(Some(script));
     running.wait_for("listening=yes", BOOT);
     let deadline = Instant::now() + Duration::from_secs(60);
     while Instant::now() < deadline {
@@ -128,6 +131,7 @@ fn a_guest_without_any_interface_of_the_host_reaches_out_and_is_reached() {
     let log = running.finish(BOOT).expect(0).text();
     assert!(!log.contains("bad="), "{log}");
     assert_eq!((value(&log, "address"), value(&log, "heard")), ("1", "hello"));
+    assert_eq!(value(&log, "reached"), "a service");
 }
 
 #[test]

@@ -7,9 +7,6 @@
 /// resets the machine at once so that it is seen by the VMM instead of hanging.
 pub const DEFAULTS: &str = "console=ttyS0 panic=-1";
 
-/// [`DEFAULTS`] where the console is not the serial port.
-const VIRTIO_CONSOLE_DEFAULTS: &str = "console=hvc0 panic=-1";
-
 /// Longest command line, without its NUL, of an x86 Linux kernel whose own limit is not known
 /// (`COMMAND_LINE_SIZE - 1`).
 pub const DEFAULT_LIMIT: u64 = 2047;
@@ -35,9 +32,9 @@ impl CommandLine {
         Self::after(DEFAULTS, user)
     }
 
-    /// The same with the console on the virtio console's first port and not on the serial port.
-    pub fn on_virtio_console(user: &str) -> Result<Self, Error> {
-        Self::after(VIRTIO_CONSOLE_DEFAULTS, user)
+    /// The same with the console on the virtio console `number` and not on the serial port.
+    pub fn on_virtio_console(number: usize, user: &str) -> Result<Self, Error> {
+        Self::after(&format!("console=hvc{number} panic=-1"), user)
     }
 
     fn after(defaults: &str, user: &str) -> Result<Self, Error> {

@@ -5,8 +5,8 @@ fn user_text_follows_the_defaults() {
     let line = CommandLine::new(" root=/dev/vda  quiet ").unwrap();
     assert_eq!(line.as_str(), "console=ttyS0 panic=-1 root=/dev/vda  quiet");
     assert_eq!(CommandLine::new("").unwrap().as_str(), DEFAULTS);
-    let line = CommandLine::on_virtio_console("quiet").unwrap();
-    assert_eq!(line.as_str(), "console=hvc0 panic=-1 quiet");
+    let line = CommandLine::on_virtio_console(1, "quiet").unwrap();
+    assert_eq!(line.as_str(), "console=hvc1 panic=-1 quiet");
 }
 
 #[test]

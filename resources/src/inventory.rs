@@ -10,12 +10,7 @@ use std::path::Path;
 use crate::Size;
 
 /// Kernel modules and device nodes a guest's devices are made from.
-const DEVICE_NODES: [(&str, &str); 4] = [
-    ("tun", "dev/net/tun"),
-    ("vhost_net", "dev/vhost-net"),
-    ("vhost_vsock", "dev/vhost-vsock"),
-    ("vfio", "dev/vfio/vfio"),
-];
+const DEVICE_NODES: [(&str, &str); 1] = [("tun", "dev/net/tun")];
 
 /// Modules that give Linux a KVM on x86-64.
 const KVM_MODULES: [&str; 3] = ["kvm_intel", "kvm_amd", "kvm_pvm"];

@@ -225,8 +225,7 @@ fn device_node(name: &'static str, present: bool) -> Finding {
     if present {
         ok(name, "present")
     } else {
-        let module = if name == "vfio" { "vfio-pci" } else { name };
-        warn(name, "absent", format!("devices that need it do not work: modprobe {module}"))
+        warn(name, "absent", format!("networks on taps and bridges need it: modprobe {name}"))
     }
 }
 

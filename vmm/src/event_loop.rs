@@ -1,15 +1,18 @@
 //! The control loop: file descriptors in, [`Request`]s out.
 //!
-//! It carries signals, console input, the ends of vCPUs and of console output. Data paths of
+//! It carries signals, ticks, console input, the ends of vCPUs and of console output. Data paths of
 //! devices have loops of their own.
 
 use std::cell::RefCell;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::timerfd::TimerFd;
 
 use crate::console::input::Input;
 use crate::console::output::Output;
@@ -54,6 +57,26 @@ impl EventLoop {
             requests: queue(),
         }));
         Ok(Self { manager, requests })
+    }
+
+    /// Makes a [`Request::Tick`] every `interval` from now on.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's answer when it gives no timer.
+    pub fn tick(&mut self, interval: Duration) -> io::Result<()> {
+        let mut timer = TimerFd::new()?;
+        timer.reset(interval, Some(interval))?;
+        self.manager.add_subscriber(Box::new(Counter {
+            fd: timer.as_raw_fd(),
+            source: RefCell::new(timer),
+            take: |timer| {
+                let _ = timer.borrow_mut().wait();
+            },
+            request: || Request::Tick,
+            requests: self.requests.clone(),
+        }));
+        Ok(())
     }
 
     /// The next request, waiting for one as long as it takes.

@@ -19,6 +19,8 @@ pub enum Request {
     Say(&'static str),
     /// The terminal's window may have another size.
     WindowResized,
+    /// Some time has passed: look at what tells nothing by itself.
+    Tick,
     /// A vCPU's loop has ended; see the machine for why.
     VcpuEnded,
     /// The console's output is written, or cannot be.

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use devices::bus::Action;
 use resources::config::{OnReboot, VmConfig};
@@ -20,6 +20,7 @@ use crate::console::stdio_port::{StdioPort, window_size};
 use crate::event_loop::EventLoop;
 use crate::kvm::vcpu::Ended;
 use crate::kvm::{self, System, kick};
+use crate::machine::console_ports::ConsoleBackEnds;
 use crate::machine::sources::{self, Sources};
 use crate::machine::{self, ConsolePorts, Context, Machine};
 use crate::outcome::{End, Outcome};
@@ -41,7 +42,12 @@ pub struct RunOptions {
     pub kernel_cache: Option<PathBuf>,
     /// The program's first moment: timings count from it.
     pub start: Instant,
+    /// Tells the user what cannot be known before, such as the name of a pseudo-terminal.
+    pub announce: fn(&str),
 }
+
+/// How often files are looked at that tell nothing when the host enlarges them.
+const TICK: Duration = Duration::from_secs(2);
 
 /// Why a guest could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +94,7 @@ fn host(what: &'static str) -> impl Fn(io::Error) -> Error {
 /// [`Error`] when the guest could not be started or KVM failed; the guest's own failures are an
 /// [`Outcome`].
 pub fn run(options: RunOptions) -> Result<Outcome, Error> {
-    let RunOptions { config, console, kvm_device, kernel_cache, start } = options;
+    let RunOptions { config, console, kvm_device, kernel_cache, start, announce } = options;
     let timings = Arc::new(Timings::new(start));
     // Before any thread: all of them inherit the signal mask.
     let signals = Signals::new().map_err(host("take over signals"))?;
@@ -108,8 +114,15 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
     let output = Output::new(console.output).map_err(host("create an eventfd"))?;
     let input = Input::new(console.input, console.escapes, port_input, requests.clone())
         .map_err(host("create an eventfd"))?;
-    let events =
+    let mut events =
         EventLoop::new(signals, Rc::clone(&input), &output, Arc::clone(&vcpu_ended), requests)?;
+
+    if sources.has_disks() {
+        events.tick(TICK).map_err(host("make a timer"))?;
+    }
+    for (console, path) in sources.consoles().into_iter().flat_map(ConsoleBackEnds::terminals) {
+        announce(&format!("console.{console} is the terminal {}", path.display()));
+    }
 
     let context = Context {
         system: &system,
@@ -184,6 +197,7 @@ impl Run<'_> {
                     // A console that takes nothing any more has been reported already.
                     let _ = self.output.write_all(text.as_bytes());
                 }
+                Request::Tick => self.context.sources.follow_host(),
                 Request::WindowResized => self.resize_consoles(),
                 Request::VcpuEnded => {
                     while let Some(end) = machine.take_end() {

@@ -299,6 +299,13 @@ pub const KEYS: &[Key] = &[
         meaning: "Ports of the host that lead to ports of the guest; with user only",
     },
     Key {
+        path: "net.*.host",
+        flag: "",
+        takes: "true or false",
+        default: "false",
+        meaning: "The guest reaches services of the host at its gateway's address, also those on the host's loopback; with user only",
+    },
+    Key {
         path: "net.*.mac",
         flag: "",
         takes: "address such as 02:ca:4e:12:34:56",
@@ -371,7 +378,7 @@ pub const KEYS: &[Key] = &[
     Key {
         path: "console.*",
         flag: "--console",
-        takes: "stdio, off, pty, file=PATH or socket=PATH, with ,name=NAME for a named port; or a table with the keys below",
+        takes: "stdio, off, pty, file=PATH or socket=PATH, each with ,name=NAME for a named port; in a file also a table",
         default: "",
         meaning: "A port of the virtio console under a name of your choice; without a guest-visible name the guest's /dev/hvc0, /dev/hvc1 and so on",
     },
@@ -399,7 +406,7 @@ pub const KEYS: &[Key] = &[
     Key {
         path: "vsock",
         flag: "--vsock",
-        takes: "table with the keys below",
+        takes: "cid and socket",
         default: "",
         meaning: "Sockets between guest and host (AF_VSOCK)",
     },

@@ -38,6 +38,7 @@ tap_fd = 3
 bridge = "br0"
 user = true
 forward = ["80:80"]
+host = true
 mac = "02:ca:4e:12:34:56"
 mtu = 1500
 queues = 1

@@ -37,7 +37,12 @@ pub enum Connection {
     /// A tap of its own, attached to this bridge.
     Bridge(String),
     /// The host's own connections, through passt, without any privilege; these ports lead in.
-    User(Vec<Forward>),
+    User {
+        /// Ports that lead in.
+        forward: Vec<Forward>,
+        /// The gateway's address leads to services of the host, its loopback included.
+        host: bool,
+    },
 }
 
 /// Bounds in one direction; what is `None` is not bounded.
@@ -90,6 +95,9 @@ pub struct NetSpec {
     /// Ports that lead in, with `user` only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub forward: Vec<Forward>,
+    /// See [`Connection::User`]; with `user` only.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub host: bool,
     /// See [`Net::mac`]; derived from the VM's name where not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddress>,
@@ -123,12 +131,13 @@ pub struct NetSpec {
 }
 
 /// Every key of [`NetSpec`].
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "tap",
     "tap_fd",
     "bridge",
     "user",
     "forward",
+    "host",
     "mac",
     "mtu",
     "queues",
@@ -184,6 +193,9 @@ pub enum NetRule {
     /// Ports without passt.
     #[error("forward is given, but only `user` forwards ports; use user, or leave forward out")]
     ForwardWithoutUser,
+    /// The host without passt.
+    #[error("host is given, but only `user` keeps the host away; use user, or leave host out")]
+    HostWithoutUser,
     /// One port twice.
     #[error("{forward} is forwarded already by {other}; choose another port of the host")]
     ForwardTwice {
@@ -252,6 +264,7 @@ impl NetRule {
             | Self::TapTwice { key, .. }
             | Self::NoPackets(key) => key,
             Self::StandardDescriptor(_) => "tap_fd",
+            Self::HostWithoutUser => "host",
             Self::ForwardWithoutUser | Self::ForwardTwice { .. } => "forward",
             Self::Mtu(_) => "mtu",
             Self::Queues(_) | Self::SingleQueue { .. } => "queues",
@@ -312,7 +325,10 @@ impl Net {
                     other: other(),
                 });
             }
-            (Connection::User(forwards), Connection::User(earlier)) => {
+            (
+                Connection::User { forward: forwards, .. },
+                Connection::User { forward: earlier, .. },
+            ) => {
                 let twice = |forward: &&Forward| earlier.iter().any(|e| forward.clashes_with(e));
                 let twice = forwards.iter().filter(twice);
                 rules.extend(
@@ -346,7 +362,8 @@ impl NetSpec {
         let tap = self.tap.clone().map(|name| ("tap", Connection::Tap(name)));
         let tap_fd = self.tap_fd.map(|fd| ("tap_fd", Connection::TapFd(fd)));
         let bridge = self.bridge.clone().map(|name| ("bridge", Connection::Bridge(name)));
-        let user = self.user.then(|| ("user", Connection::User(self.forward.clone())));
+        let to_user = || Connection::User { forward: self.forward.clone(), host: self.host };
+        let user = self.user.then(|| ("user", to_user()));
         let mut given = [tap, tap_fd, bridge, user].into_iter().flatten();
         let (first, connection) = given.next().ok_or(NetRule::NoConnection)?;
         match given.next() {
@@ -364,6 +381,9 @@ impl NetSpec {
             }
         }
         rules.extend(self.tap_fd.filter(|fd| *fd < 3).map(NetRule::StandardDescriptor));
+        if self.host && !self.user {
+            rules.push(NetRule::HostWithoutUser);
+        }
         if !self.forward.is_empty() && !self.user {
             rules.push(NetRule::ForwardWithoutUser);
         }
@@ -421,7 +441,9 @@ impl From<Net> for NetSpec {
             Connection::Tap(name) => spec.tap = Some(name),
             Connection::TapFd(fd) => spec.tap_fd = Some(fd),
             Connection::Bridge(name) => spec.bridge = Some(name),
-            Connection::User(forward) => (spec.user, spec.forward) = (true, forward),
+            Connection::User { forward, host } => {
+                (spec.user, spec.forward, spec.host) = (true, forward, host);
+            }
         }
         spec
     }
@@ -467,7 +489,7 @@ impl NetSpec {
             return Err(format!("`{key}` is none of its keys {}", KEYS.join(", ")));
         }
         let value = match (key, value) {
-            ("user" | "vhost", None) => "true",
+            ("user" | "host" | "vhost", None) => "true",
             (_, None) => return Err(format!("`{key}` has no value")),
             (_, Some(value)) => value,
         };
@@ -476,6 +498,7 @@ impl NetSpec {
             "tap_fd" => self.tap_fd = Some(number(key, value)?),
             "bridge" => self.bridge = Some(value.to_owned()),
             "user" => self.user = flag(key, value)?,
+            "host" => self.host = flag(key, value)?,
             "forward" => self.forward.push(parsed(value)?),
             "mac" => self.mac = Some(parsed(value)?),
             "mtu" => self.mtu = Some(number(key, value)?),

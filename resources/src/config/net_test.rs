@@ -54,7 +54,7 @@ fn what_is_left_out_has_defaults() {
     assert_eq!((tap.queues, tap.queue_size, tap.link), (1, 256, LinkState::Up));
     assert_eq!(tap.mac, Some(MacAddress::derived(&name(), 0)));
     assert_eq!(user.mac, Some(MacAddress::derived(&name(), 1)));
-    assert_eq!(user.connection, Connection::User(vec![]));
+    assert_eq!(user.connection, Connection::User { forward: vec![], host: false });
     assert_eq!(
         (tap.mtu, tap.receive, tap.send),
         (None, NetLimits::default(), NetLimits::default())

@@ -20,6 +20,12 @@ pub(crate) struct StdioPort {
 }
 
 impl StdioPort {
+    /// The number of the guest's console (`hvcN`) that is on standard input and output, if one is.
+    pub fn console_number(config: &VmConfig) -> Option<usize> {
+        let mut consoles = config.console.values().filter(|port| port.name.is_none());
+        consoles.position(|port| port.target == ConsoleTarget::Stdio)
+    }
+
     /// The port that `config` wants on standard input and `output`; `None` if it wants none.
     ///
     /// # Errors

@@ -75,6 +75,24 @@ impl Disks {
     }
 }
 
+impl Disks {
+    /// Whether there are any.
+    pub fn is_empty(&self) -> bool {
+        self.disks.is_empty()
+    }
+
+    /// Shows guests what was added to the files and block devices of their disks.
+    pub fn follow_host(&self) {
+        for disk in &self.disks {
+            if let Some(handle) = lock(&disk.handle).as_ref()
+                && let Err(error) = handle.follow_host()
+            {
+                tracing::debug!(disk = disk.name, "its size cannot be told: {error}");
+            }
+        }
+    }
+}
+
 impl Opened {
     fn device(&self) -> Result<Block, Error> {
         let device =

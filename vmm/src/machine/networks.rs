@@ -188,10 +188,10 @@ impl Network {
             Connection::Tap(tap) => tapped(tap::named(tap, net.queues, net.mtu)?),
             Connection::Bridge(bridge) => tapped(tap::on_bridge(bridge, net.queues, net.mtu)?),
             Connection::TapFd(fd) => tapped(tap::passed(*fd, net.mtu)?),
-            Connection::User(forwards) => {
-                let mtu = net.mtu.unwrap_or(PASST_MTU);
-                let options = passt::Options { name: name.to_owned(), mac, mtu };
-                (HostEnd::Passt(Passt::start(options, forwards)?), Some(mtu))
+            Connection::User { forward, host } => {
+                let (mtu, host) = (net.mtu.unwrap_or(PASST_MTU), *host);
+                let options = passt::Options { name: name.to_owned(), mac, mtu, host };
+                (HostEnd::Passt(Passt::start(options, forward)?), Some(mtu))
             }
         };
         let limiter = |limits| Arc::new(SharedLimiter::new(LimitsHandle::new(bounds(limits))));

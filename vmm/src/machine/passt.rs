@@ -78,6 +78,8 @@ pub(super) struct Options {
     pub mac: MacAddress,
     /// What it tells the guest over DHCP.
     pub mtu: u16,
+    /// The gateway's address leads to the host.
+    pub host: bool,
 }
 
 /// A running process, over all its restarts.
@@ -103,7 +105,7 @@ impl Passt {
     /// Starts a process that lets `forwards` in.
     pub(super) fn start(options: Options, forwards: &[Forward]) -> Result<Self, Error> {
         forwards.iter().try_for_each(ports::check)?;
-        let arguments = arguments(options.mtu, forwards);
+        let arguments = arguments(&options, forwards);
         let stop = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(Error::Host)?;
         let (stop, life) = (Arc::new(stop), Arc::<Life>::default());
         let (answer, answered) = mpsc::sync_channel(1);
@@ -200,9 +202,13 @@ fn spawn(options: &Options, arguments: &[String]) -> Result<(Child, UnixStream),
 }
 
 /// Options that every version has understood since there was `--fd` (2022).
-fn arguments(mtu: u16, forwards: &[Forward]) -> Vec<String> {
+fn arguments(options: &Options, forwards: &[Forward]) -> Vec<String> {
     let mut arguments: Vec<_> = ["--foreground", "--quiet", "--mtu"].map(str::to_owned).into();
-    arguments.push(mtu.to_string());
+    arguments.push(options.mtu.to_string());
+    if !options.host {
+        // What listens on the host's loopback trusts whoever connects.
+        arguments.push("--no-map-gw".to_owned());
+    }
     for forward in forwards {
         let option = match forward.protocol {
             Protocol::Tcp => "--tcp-ports",

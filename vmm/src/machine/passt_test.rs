@@ -9,7 +9,7 @@ use super::*;
 const MAC: MacAddress = [2, 0xca, 0x4e, 0, 0, 1];
 
 fn options() -> Options {
-    Options { name: "net.lan".to_owned(), mac: MAC, mtu: 65520 }
+    Options { name: "net.lan".to_owned(), mac: MAC, mtu: 65520, host: false }
 }
 
 fn start(forwards: &[&str]) -> Option<Result<Passt, Error>> {
@@ -108,9 +108,22 @@ fn ports_that_are_taken_or_wrong_are_refused_by_name() {
 fn options_say_addresses_ports_and_mtu() {
     let forwards = ["8080:80", "udp:127.0.0.1:53:5353"].map(|forward| forward.parse().unwrap());
     assert_eq!(
-        arguments(1400, &forwards)[2..],
-        ["--mtu", "1400", "--tcp-ports", "8080:80", "--udp-ports", "127.0.0.1/53:5353"]
+        arguments(&Options { mtu: 1400, ..options() }, &forwards)[2..],
+        [
+            "--mtu",
+            "1400",
+            "--no-map-gw",
+            "--tcp-ports",
+            "8080:80",
+            "--udp-ports",
+            "127.0.0.1/53:5353"
+        ]
     );
+}
+
+#[test]
+fn the_hosts_loopback_is_out_of_reach_unless_asked_for() {
+    assert!(!arguments(&Options { host: true, ..options() }, &[]).contains(&"--no-map-gw".into()));
 }
 
 #[test]

@@ -19,6 +19,7 @@ use super::console_ports::{self, ConsoleBackEnds, Stdio};
 use super::disks::{self, Disks};
 use super::networks::{self, Networks};
 use super::vsocks::{self, VsockSocket};
+use crate::console::stdio_port::StdioPort;
 
 /// Why a guest's sources cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -96,9 +97,9 @@ impl Sources {
             }
             None => None,
         };
-        let cmdline = match stdio {
+        let cmdline = match StdioPort::console_number(config) {
             None => CommandLine::new(&config.cmdline)?,
-            Some(_) => CommandLine::on_virtio_console(&config.cmdline)?,
+            Some(number) => CommandLine::on_virtio_console(number, &config.cmdline)?,
         };
         let boot = BootSource { kernel, initrd, cmdline };
         boot.check(&RamLayout::new(config.memory.size.bytes()))?;
@@ -120,6 +121,16 @@ impl Sources {
     /// What tells the virtio console's ports the size of the window.
     pub fn consoles(&self) -> Option<&ConsoleBackEnds> {
         self.consoles.as_ref()
+    }
+
+    /// Whether [`follow_host`](Self::follow_host) has anything to look at.
+    pub fn has_disks(&self) -> bool {
+        !self.disks.is_empty()
+    }
+
+    /// Has the disks follow files that the host has enlarged.
+    pub fn follow_host(&self) {
+        self.disks.follow_host();
     }
 
     /// Fresh devices for a machine, in the order in which the guest finds them.
