@@ -11,7 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use support::Running;
-use support::guests::{BOOT, DEFAULT, Guest, LONG, assert_clean, value};
+use support::disks::Scratch;
+use support::guests::{BOOT, DEFAULT, Guest, LONG, assert_clean, root_image, value};
+use support::networks::Interface;
 use tempfile::{TempDir, tempdir};
 
 const MIB: usize = 1 << 20;
@@ -352,7 +354,7 @@ fn clocks(guest: &mut Running, asked: &mut usize) -> (f64, f64, f64) {
 fn a_guest_that_was_stopped_and_continued_has_the_right_time_and_sees_no_lockup() {
     // A CPU that does not answer for 4 seconds counts as stuck.
     let script = "echo 2 > /proc/sys/kernel/watchdog_thresh; sleep 3; echo started; \
-        while read line; do echo now=$(date +%s.%N | cut -c1-14)=up=$(cut -d' ' -f1 /proc/uptime)=; done";
+        while read line && [ \"$line\" != end ]; do echo now=$(date +%s.%N | cut -c1-14)=up=$(cut -d' ' -f1 /proc/uptime)=; done";
     let mut guest = Guest::debian(DEFAULT, "ext4").with("--cpus 2").start(Some(script));
     guest.wait_for("started\r\n", BOOT);
     let mut asked = 0;
@@ -370,6 +372,56 @@ fn a_guest_that_was_stopped_and_continued_has_the_right_time_and_sees_no_lockup(
         assert!(now_uptime > uptime + 9.0, "uptime went from {uptime} to {now_uptime}");
         uptime = now_uptime;
     }
-    guest.close_input();
+    guest.send(b"end\n");
     assert_clean(&guest.finish(BOOT).expect(0).text());
+}
+
+/// A stock kernel and an ordinary user space, with one of everything.
+#[track_caller]
+fn comes_to_its_login_prompt(transport: &str) {
+    let (scratch, tap) = (Scratch::raw(8 << 20), Interface::tap());
+    let uplink = Interface::bridge();
+    // passt carries on what leaves the host, for which the host needs a way out.
+    support::tool(&format!("ip route add default via {}", uplink.guest(1)));
+    let folder = tempdir().unwrap();
+    let arguments = format!(
+        "--transport {transport} --disk path={},format=qcow2,overlay=discard {} --net tap={} --net user \
+         --console pty --vsock cid=42,socket={}/v --balloon --memory 768MiB",
+        root_image("qcow2").display(),
+        scratch.argument(""),
+        tap.name(),
+        folder.path().display()
+    );
+    let mut guest = Guest::new(DEFAULT).with(&arguments).cmdline("root=/dev/vda").start(None);
+    guest.wait_for("carve-guest login: root (automatic login)", BOOT);
+    guest.wait_for(":~#", BOOT);
+    guest.send(
+        b"for d in /sys/bus/virtio/devices/*; do d=$(readlink $d/driver); echo driver:${d##*/}; done; \
+          systemctl is-system-running --wait | sed 's/^/state:/'; systemctl poweroff\n",
+    );
+    let log = guest.finish(BOOT).expect(0).text();
+    assert_clean(&log);
+    assert!(log.contains("state:running"), "{log}");
+    let drivers = [
+        ("virtio_blk", 2),
+        ("virtio_net", 2),
+        ("virtio_console", 1),
+        ("vmw_vsock_virtio_transport", 1),
+        ("virtio_balloon", 1),
+        ("virtio_rng", 1),
+    ];
+    for (driver, count) in drivers {
+        let found = log.matches(&format!("driver:{driver}")).count();
+        assert_eq!(found, count, "devices with the driver {driver}:\n{log}");
+    }
+}
+
+#[test]
+fn a_debian_with_every_device_comes_to_its_login_prompt_on_pci() {
+    comes_to_its_login_prompt("pci");
+}
+
+#[test]
+fn a_debian_with_every_device_comes_to_its_login_prompt_on_mmio() {
+    comes_to_its_login_prompt("mmio");
 }

@@ -48,23 +48,6 @@ boots_from! {
 }
 
 #[test]
-fn a_debian_on_a_disk_comes_to_its_login_prompt_and_powers_off() {
-    let disk = format!("--disk path={},overlay=discard", root_image("ext4").display());
-    let mut guest = Guest::new(DEFAULT)
-        .with(&disk)
-        .with("--memory 768MiB")
-        .cmdline("root=/dev/vda")
-        .start(None);
-    guest.wait_for("carve-guest login: root (automatic login)", BOOT);
-    guest.wait_for(":~#", BOOT);
-    guest.send(b"systemctl is-system-running --wait | sed 's/^/state=/'; systemctl poweroff\n");
-    let log = guest.wait_for("state=", BOOT);
-    let log = log + &guest.finish(BOOT).expect(0).text();
-    assert_clean(&log);
-    assert_eq!(value(&log, "state"), "running");
-}
-
-#[test]
 fn mmio_disks_work_like_those_on_pci() {
     let disk = Scratch::raw(8 * MIB);
     let guest = Guest::debian(DEFAULT, "ext4").with(&disk.argument("")).with("--transport mmio");

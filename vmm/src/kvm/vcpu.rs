@@ -5,12 +5,14 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use devices::bus::{Action, Bus};
 use devices::ioapic::IoApic;
 use devices::memory::GuestMemory;
 use kvm_bindings::{KVM_EXIT_IO_IN, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::crash::{self, Report};
 use super::kick::Kickable;
@@ -58,7 +60,13 @@ pub enum Ended {
 pub struct Vcpu {
     index: u32,
     fd: VcpuFd,
+    /// When it left the guest last.
+    left: Duration,
 }
+
+/// An exit takes as long only when the process is stopped meanwhile, or a device keeps the vCPU
+/// waiting: the guest's watchdogs are to forgive either.
+const LONG_EXIT: Duration = Duration::from_millis(500);
 
 /// Exits that need the vCPU itself, after the borrow that KVM's own exit type holds has ended.
 enum Pending {
@@ -71,7 +79,7 @@ enum Pending {
 impl Vcpu {
     /// Wraps a vCPU whose registers are set.
     pub fn new(index: u32, fd: VcpuFd) -> Self {
-        Self { index, fd }
+        Self { index, fd, left: Duration::ZERO }
     }
 
     /// Runs until asked to stop or the guest ends. Call it on the vCPU's own thread.
@@ -89,11 +97,16 @@ impl Vcpu {
             if let ControlFlow::Break(ended) = step {
                 return ended;
             }
+            if coarse_time().saturating_sub(self.left) > LONG_EXIT {
+                self.was_stopped();
+            }
         }
     }
 
     fn step(&mut self, platform: &Platform, kickable: &Kickable) -> ControlFlow<Ended> {
-        let pending = match self.fd.run() {
+        let exit = self.fd.run();
+        self.left = coarse_time();
+        let pending = match exit {
             Ok(VcpuExit::MmioRead(address, data)) => {
                 platform.mmio.read(address, data);
                 return ControlFlow::Continue(());
@@ -145,9 +158,9 @@ impl Vcpu {
         }
     }
 
-    /// The process was stopped (SIGSTOP, a frozen cgroup) and continued: nothing else interrupts
-    /// KVM_RUN but a kick. The guest's clocks went on meanwhile; it is told, so that its watchdogs
-    /// do not take the time for one of their CPUs being stuck (KVM_KVMCLOCK_CTRL).
+    /// The process was stopped (SIGSTOP, a frozen cgroup) and continued: nothing but that and kicks
+    /// interrupts KVM_RUN. The guest's clocks went on meanwhile; it is told, so that its watchdogs do
+    /// not take the time for one of their CPUs being stuck (KVM_KVMCLOCK_CTRL).
     fn was_stopped(&self) {
         if let Err(error) = self.fd.kvmclock_ctrl() {
             // A guest without kvm-clock has no such watchdog.
@@ -189,6 +202,13 @@ impl Vcpu {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Time since the host started, to some milliseconds: a look at memory, where the exact time costs
+/// as much as some exits do.
+fn coarse_time() -> Duration {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    Duration::try_from(now).unwrap_or_default()
 }
 
 /// Notes what a device asked for, or ends the loop where only the machine can do it.

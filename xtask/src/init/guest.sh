@@ -13,6 +13,17 @@ mount -t devtmpfs devtmpfs /dev 2>/dev/null
 mount -t tmpfs -o mode=755 tmpfs /run
 modprobe -a $(cat /etc/modules)
 
+# A console that needs a module is there only now, or a moment later.
+tries=0
+while ! [ -t 0 ] && [ $((tries += 1)) -le 20 ]; do
+	if (: <>/dev/console) 2>/dev/null; then
+		exec <>/dev/console >&0 2>&1
+		echo "carve-guest: ready"
+	else
+		sleep 0.1
+	fi
+done
+
 set -f
 root= types= flags= access=rw init=/sbin/init
 for word in $(cat /proc/cmdline); do

@@ -12,7 +12,8 @@ use imago::file::File;
 use imago::format::PreallocateMode;
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
-use imago::{FormatAccess, FormatCreateBuilder, StorageOpenOptions};
+use imago::storage::ext::StorageExt;
+use imago::{FormatAccess, FormatCreateBuilder, Mapping, StorageOpenOptions};
 
 use super::file::ZEROS;
 use super::{Bounce, Engine, Operation, Range, Storage};
@@ -155,6 +156,7 @@ impl ImageEngine {
     fn write_zeroes(&self, Range { offset, len }: Range, unmap: bool) -> io::Result<()> {
         let done = if unmap {
             let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
+            punch(&access, offset, len)?;
             access.discard_to_zero(offset, len)
         } else {
             read(&self.access).write_zeroes(offset, len)
@@ -176,12 +178,30 @@ impl ImageEngine {
 
     fn discard(&self, range: Range) -> io::Result<()> {
         let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
+        punch(&access, range.offset, range.len)?;
         match access.discard_to_any(range.offset, range.len) {
             // Nobody relies on it.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
             done => done,
         }
     }
+}
+
+/// Gives the room of what is about to be discarded back to the host: the library only marks it as
+/// free for other clusters. What a snapshot in the image has, too, is not writable, and stays.
+fn punch(access: &FormatAccess<File>, mut offset: u64, mut len: u64) -> io::Result<()> {
+    while len > 0 {
+        let (mapping, mapped) = access.get_mapping(offset, len)?;
+        if mapped == 0 {
+            return Ok(());
+        }
+        if let Mapping::Raw { storage, offset: host, writable: true, .. } = mapping {
+            storage.discard(host, mapped)?;
+        }
+        offset += mapped;
+        len -= mapped;
+    }
+    Ok(())
 }
 
 impl Engine for ImageEngine {
