@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use support::disks::{Fio, Scratch, fio};
-use support::guests::{BOOT, DEFAULT, Guest, assert_clean, root_image, value};
+use support::guests::{BOOT, DEFAULT, Guest, assert_clean, value};
 use support::tool;
 
 const MIB: u64 = 1 << 20;
