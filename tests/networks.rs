@@ -4,7 +4,7 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,40 @@ fn a_guest_on_a_tap_and_the_host_reach_each_other() {
     let script = format!("{}; {}", tap.set_up(1), ping(&tap.host()));
     let log = guest(&format!("tap={}", tap.name())).run(&script).expect(0).text();
     assert_eq!(value(&log, "answers"), "3");
+}
+
+#[test]
+fn a_flood_of_the_longest_frames_is_answered_and_datagrams_pass_both_ways() {
+    let tap = Interface::tap();
+    let host = tap.host();
+    let script = format!(
+        "{}; echo mtu=$(cat /sys/class/net/eth0/mtu); ping -q -c 1 -W 5 {host} >/dev/null; \
+         echo answers=$(ping -q -f -c 300 -W 5 -s 8972 -M do {host} | sed -n 's/.* \\([0-9]*\\) received.*/\\1/p'); \
+         socat -u UDP4-RECV:7002 OPEN:/tmp/in,creat & \
+         seq 1 1000 | xargs -n 100 | socat -u - UDP4-SENDTO:{host}:7001; echo sent=yes; read line; cat /tmp/in",
+        tap.set_up(1)
+    );
+    let socket = UdpSocket::bind((host.as_str(), 7001)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let net = format!("tap={},mtu=9000", tap.name());
+    let mut running = guest(&net).start(Some(&script));
+    running.wait_for("sent=yes", BOOT);
+    let (mut received, mut datagram) = (String::new(), [0; 9000]);
+    while !received.contains(" 1000") {
+        let count = socket.recv(&mut datagram).unwrap();
+        received += std::str::from_utf8(&datagram[..count]).unwrap();
+    }
+    let expected = (1..=1000).map(|n| n.to_string()).collect::<Vec<_>>();
+    assert_eq!(received.split_whitespace().collect::<Vec<_>>(), expected);
+    for text in ["from ", "the ", "host\n"] {
+        socket.send_to(text.as_bytes(), (tap.guest(1).as_str(), 7002)).unwrap();
+    }
+    thread::sleep(Duration::from_secs(2));
+    running.send(b"\n");
+    let log = running.finish(BOOT).expect(0).text();
+    assert_clean(&log);
+    assert_eq!((value(&log, "mtu"), value(&log, "answers")), ("9000", "300"));
+    assert!(log.contains("from the host"), "{log}");
 }
 
 #[test]
