@@ -234,13 +234,13 @@ impl Guest {
         match step {
             Step::ReadEcam { at, len } => self.ecam.read((*at).into(), &mut vec![0; most(len)]),
             Step::WriteEcam { at, len, bytes } => {
-                drop(self.ecam.write((*at).into(), &bytes[..most(len)]));
+                let _ = self.ecam.write((*at).into(), &bytes[..most(len)]);
             }
             Step::ReadPort { at, len } => {
                 self.ports.read((at % 8).into(), &mut vec![0; most(len)]);
             }
             Step::WritePort { at, len, bytes } => {
-                drop(self.ports.write((at % 8).into(), &bytes[..most(len)]));
+                let _ = self.ports.write((at % 8).into(), &bytes[..most(len)]);
             }
             Step::Select { register } => {
                 let address = 0x8000_0000 | (SLOT as u32) << 11 | u32::from(*register);
