@@ -18,6 +18,7 @@ pub mod interrupt;
 pub mod ioapic;
 pub mod legacy;
 pub mod memory;
+pub mod mutex;
 pub mod pci;
 pub mod rate_limit;
 pub mod token_bucket;

@@ -7,8 +7,10 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use crate::mutex::lock;
 
 /// Longest a worker should wait before it asks again: limits may have been raised meanwhile.
 pub const RECHECK: Duration = Duration::from_millis(100);
@@ -315,10 +317,6 @@ impl SharedLimiter {
         // The next one says what it needs when it asks again.
         (shared.bytes, shared.limiter.waiting) = (0, !shared.waiting.is_empty());
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -103,8 +103,8 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
     let stdio_port = StdioPort::wanted(&config, &console.output)
         .map_err(host("connect the virtio console to standard input and output"))?;
     let (port_input, stdio) = stdio_port.map(|port| (port.input, port.device)).unzip();
-    let serial_is_terminal = stdio.is_none();
-    let window = console.output.try_clone().map_err(host("duplicate standard output"))?;
+    let window = stdio.as_ref().map(|_| console.output.try_clone()).transpose();
+    let window = window.map_err(host("duplicate standard output"))?;
     let sources = Sources::open(&config, kernel_cache.as_deref(), stdio)?;
     timings.opened.mark();
 
@@ -131,15 +131,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         timings: &timings,
         vcpu_ended: &vcpu_ended,
     };
-    let mut run = Run {
-        context,
-        events,
-        input,
-        output,
-        serial_is_terminal,
-        window,
-        resets: Resets::default(),
-    };
+    let mut run = Run { context, events, input, output, window, resets: Resets::default() };
     run.resize_consoles();
     let end = run.until_the_end()?;
     let resets = run.resets.total();
@@ -154,10 +146,8 @@ struct Run<'a> {
     events: EventLoop,
     input: Rc<RefCell<Input>>,
     output: Output,
-    /// The terminal is the serial port's, not the virtio console's.
-    serial_is_terminal: bool,
-    /// The terminal, for its size.
-    window: OwnedFd,
+    /// The terminal, for its size, where it is the virtio console's and not the serial port's.
+    window: Option<OwnedFd>,
     resets: Resets,
 }
 
@@ -176,9 +166,9 @@ impl Run<'_> {
     }
 
     fn start_machine(&mut self) -> Result<Machine, Error> {
-        let output: Box<dyn Write + Send> = match self.serial_is_terminal {
-            true => Box::new(self.output.clone()),
-            false => Box::new(io::sink()),
+        let output: Box<dyn Write + Send> = match self.window {
+            None => Box::new(self.output.clone()),
+            Some(_) => Box::new(io::sink()),
         };
         let console = ConsolePorts { output, on_input_drained: self.input.borrow().on_drained() };
         let machine = Machine::start(&self.context, console)?;
@@ -218,8 +208,7 @@ impl Run<'_> {
     /// Tells the virtio console the size of the terminal's window, if that is where it is.
     fn resize_consoles(&self) {
         if let Some(consoles) = self.context.sources.consoles()
-            && !self.serial_is_terminal
-            && let Some((columns, rows)) = window_size(&self.window)
+            && let Some((columns, rows)) = self.window.as_ref().and_then(window_size)
         {
             consoles.handle().resize(columns, rows);
         }

@@ -256,7 +256,7 @@ impl Guest {
                 self.window.read((*at).into(), &mut vec![0; most(len)]);
             }
             Step::WriteAnywhere { at, len, bytes } => {
-                drop(self.window.write((*at).into(), &bytes[..most(len)]));
+                let _ = self.window.write((*at).into(), &bytes[..most(len)]);
             }
             Step::Common { field, value } => {
                 self.write(u64::from(field % 32) * 2, &u16::from(*value).to_le_bytes());
@@ -274,7 +274,9 @@ impl Guest {
                 let at = self.msix();
                 self.configure(at + 3, &[*control]);
             }
-            Step::Suspend => self.core(|core| drop(core.suspend())),
+            Step::Suspend => self.core(|core| {
+                core.suspend();
+            }),
             Step::Resume => self.core(|core| core.resume()),
             Step::Restore => self.restore(),
         }
@@ -290,7 +292,9 @@ impl Guest {
     }
 
     fn restore(&mut self) {
-        self.core(|core| drop(core.suspend()));
+        self.core(|core| {
+            core.suspend();
+        });
         let state = self.pci.lock().unwrap_or_else(PoisonError::into_inner).save();
         let fresh = Self::new();
         let restored = fresh.pci.lock().unwrap_or_else(PoisonError::into_inner).restore(&state);

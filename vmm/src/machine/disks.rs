@@ -9,8 +9,9 @@ mod files;
 mod image;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use devices::mutex::lock;
 use devices::token_bucket::{Limits, LimitsHandle, Rate};
 use devices::virtio::block::backend::Storage;
 use devices::virtio::block::{Block, Handle, Properties};
@@ -73,9 +74,7 @@ impl Disks {
     pub fn handle(&self, index: usize) -> Option<Handle> {
         lock(&self.disks.get(index)?.handle).clone()
     }
-}
 
-impl Disks {
     /// Whether there are any.
     pub fn is_empty(&self) -> bool {
         self.disks.is_empty()
@@ -119,10 +118,6 @@ fn properties(disk: &Disk) -> Properties {
         block_size: disk.block_size,
         limits: LimitsHandle::new(limits),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use devices::mutex::lock;
 use devices::rate_limit::RateLimitedLog;
 use devices::virtio::net::{MacAddress, StreamSocket};
 use resources::config::{Forward, Protocol};
@@ -389,10 +390,6 @@ fn timespec(time: Duration) -> Timespec {
         tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: time.subsec_nanos().into(),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

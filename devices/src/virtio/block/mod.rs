@@ -12,13 +12,14 @@ mod worker;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::device::{Activation, DeviceId, RestoreError, VirtioDevice, read_config};
 use super::interrupt::Interrupt;
 use super::queue::Queue;
 use super::worker::Worker;
+use crate::mutex::lock;
 use crate::rate_limit::RateLimitedLog;
 use crate::token_bucket::{LimitsHandle, SharedLimiter};
 
@@ -314,10 +315,6 @@ impl Drop for Block {
     fn drop(&mut self) {
         self.quiesce();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

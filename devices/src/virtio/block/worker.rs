@@ -15,6 +15,7 @@ use super::Shared;
 use super::backend::{Data, Ended, Engine, Operation, Range};
 use super::config::feature;
 use super::request::{Bounds, HEADER, Request, Status};
+use crate::mutex::lock;
 use crate::token_bucket::RECHECK;
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Broken, Queue};
@@ -300,7 +301,7 @@ impl QueueWorker {
             self.queue.undo_pop();
             self.free.push(slot);
         }
-        let deadline = super::lock(&self.shared.deadline).unwrap_or_else(Instant::now);
+        let deadline = lock(&self.shared.deadline).unwrap_or_else(Instant::now);
         self.drain(deadline);
         if self.in_flight() > 0 {
             tracing::warn!("the host does not end {} disk operations", self.in_flight());
