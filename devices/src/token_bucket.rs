@@ -16,7 +16,7 @@ use crate::mutex::lock;
 pub const RECHECK: Duration = Duration::from_millis(100);
 
 /// A bucket that somebody waits for goes on filling past its burst for so long after they could
-/// have been served, lest every late wake-up costs them throughput.
+/// have been served, and keeps that: late wake-ups do not cost throughput.
 const LATENESS: Duration = Duration::from_millis(100);
 
 const NANOS: i128 = 1_000_000_000;
@@ -48,7 +48,7 @@ impl Rate {
 /// Bounds on a device's traffic; what is `None` is not bounded.
 ///
 /// In any span of time, a device that is kept busy passes `per_second` times its length, give or
-/// take `burst` and one request.
+/// take `burst`, one request, and what 0.1 s let flow in where the host woke its worker up late.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes.
@@ -116,10 +116,11 @@ impl Bucket {
         Self { rate, level: rate.capacity() }
     }
 
-    /// Lets flow in what comes in `elapsed`; overflow is lost unless somebody is waiting.
+    /// Lets flow in what comes in `elapsed`. What overflows is lost, less of it if somebody is waiting;
+    /// what is in already stays.
     fn fill(&mut self, elapsed: Duration, waiting: bool) {
         let spare = if waiting { self.rate.after(LATENESS) } else { 0 };
-        let most = self.rate.capacity().saturating_add(spare);
+        let most = self.rate.capacity().saturating_add(spare).max(self.level);
         self.level = self.level.saturating_add(self.rate.after(elapsed)).min(most);
     }
 
@@ -134,7 +135,6 @@ impl Bucket {
 
     fn take(&mut self, tokens: u64) {
         self.level = self.level.saturating_sub(i128::from(tokens) * NANOS);
-        self.level = self.level.min(self.rate.capacity());
     }
 }
 
