@@ -154,6 +154,8 @@ pub fn code(end: &End) -> u8 {
         // As QEMU's isa-debug-exit, whose code never is 0.
         End::DebugExit { code } => (code << 1) | 1,
         End::Quit => QUIT,
+        // As after `kill`, whichever way the request went.
+        End::Ended => 128 + 9,
         End::Signal { number } => 128u8.saturating_add(u8::try_from(*number).unwrap_or(u8::MAX)),
     }
 }
@@ -170,6 +172,7 @@ pub fn message(end: &End) -> String {
         }
         End::DebugExit { code } => format!("the guest wrote {code:#04x} to the debug-exit port"),
         End::Quit => "the guest was ended from the keyboard".to_owned(),
+        End::Ended => "the guest was killed on request".to_owned(),
         // The console's reader went away, as in `carve run … | head`.
         End::Signal { number: libc::SIGPIPE } => {
             "the run was ended because nobody reads its output any more".to_owned()

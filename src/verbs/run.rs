@@ -91,6 +91,7 @@ fn guest(args: &RunArgs, start: Instant) -> Result<Outcome, Error> {
         kvm_device: args.kvm.kvm_device.clone(),
         kernel_cache: kernel_cache(|name| std::env::var_os(name).map(PathBuf::from)),
         start,
+        control: vmm::Control::default(),
         announce: exit::say,
     };
     Ok(vmm::run(options)?)

@@ -14,6 +14,7 @@ use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
+use crate::command::Inbox;
 use crate::console::input::Input;
 use crate::console::output::Output;
 use crate::request::{Request, Requests};
@@ -79,6 +80,11 @@ impl EventLoop {
         Ok(())
     }
 
+    /// Makes a [`Request::Asked`] of everything that comes to `inbox`.
+    pub fn listen(&mut self, inbox: Inbox) {
+        self.manager.add_subscriber(Box::new(Commands { inbox, requests: self.requests.clone() }));
+    }
+
     /// The next request, waiting for one as long as it takes.
     ///
     /// # Errors
@@ -114,6 +120,25 @@ impl MutEventSubscriber for SignalEvents {
                 signals::WINDOW => Request::WindowResized,
                 signal => Request::Signal(signal),
             });
+        }
+    }
+}
+
+/// Commands from other threads.
+struct Commands {
+    inbox: Inbox,
+    requests: Requests,
+}
+
+impl MutEventSubscriber for Commands {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        add(ops, self.inbox.event().as_raw_fd());
+    }
+
+    fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
+        let _ = self.inbox.event().read();
+        while let Some(asked) = self.inbox.take() {
+            self.requests.push(Request::Asked(asked));
         }
     }
 }

@@ -5,6 +5,8 @@
 //! buses in the crate `devices`, and what it finds at its first instruction in the crate `boot`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod api;
+pub mod command;
 pub mod console;
 mod event_loop;
 pub mod host;
@@ -17,6 +19,7 @@ mod run;
 mod signals;
 pub mod timings;
 
+pub use command::{Answer, Command, Mailbox, Refusal};
 pub use console::Console;
 pub use outcome::{End, Outcome};
-pub use run::{Error, RunOptions, run};
+pub use run::{Control, Error, Notice, RunOptions, run};

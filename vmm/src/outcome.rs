@@ -31,6 +31,8 @@ pub enum End {
     },
     /// The user typed the escape sequence that quits.
     Quit,
+    /// It was ended at once through the control interface.
+    Ended,
     /// A signal ended the run.
     Signal {
         /// Its number.

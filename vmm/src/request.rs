@@ -1,4 +1,5 @@
-//! What can be asked of a running machine, by whomever: signals, keys and vCPUs now, an API later.
+//! What can be asked of a running machine, by whomever: signals, keys, vCPUs and the
+//! control interface.
 //!
 //! Only the main loop acts on requests, one at a time, in the order they came.
 
@@ -6,8 +7,10 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use crate::command::Asked;
+
 /// One thing asked of the machine.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Request {
     /// A signal that ends the run.
     Signal(i32),
@@ -23,6 +26,8 @@ pub enum Request {
     Tick,
     /// A vCPU's loop has ended; see the machine for why.
     VcpuEnded,
+    /// Something from the control interface, to be answered.
+    Asked(Asked),
     /// The console's output is written, or cannot be.
     Output,
 }

@@ -1,18 +1,22 @@
 //! A run from its first to its last machine: the one place where requests are acted upon.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use devices::bus::Action;
 use resources::config::{OnReboot, VmConfig};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::api::types::{RunState, Vm};
+use crate::command::{Answer, Asked, Command, Mailbox, Refusal};
 use crate::console::Console;
 use crate::console::input::Input;
 use crate::console::output::Output;
@@ -42,8 +46,51 @@ pub struct RunOptions {
     pub kernel_cache: Option<PathBuf>,
     /// The program's first moment: timings count from it.
     pub start: Instant,
+    /// How the guest is known, and where it is controlled from.
+    pub control: Control,
     /// Tells the user what cannot be known before, such as the name of a pseudo-terminal.
     pub announce: fn(&str),
+}
+
+/// How a guest is known to its host, and where it takes commands.
+pub struct Control {
+    /// Its id; empty where it has none.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// A listening unix socket for the control interface.
+    pub socket: Option<UnixListener>,
+    /// Told, on the main thread, of what happens to the guest.
+    pub notify: Box<dyn FnMut(&Notice)>,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self { id: String::new(), name: String::new(), socket: None, notify: Box::new(|_| {}) }
+    }
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What happens to a guest while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Its first machine runs.
+    Started,
+    /// It was reset, and runs again.
+    Reset,
+    /// It was paused.
+    Paused,
+    /// It goes on after a pause.
+    Resumed,
+    /// Its power button was pressed.
+    PowerButton,
+    /// Something about it was changed: what, and how.
+    Updated(String),
 }
 
 /// How often files are looked at that tell nothing when the host enlarges them.
@@ -94,7 +141,8 @@ fn host(what: &'static str) -> impl Fn(io::Error) -> Error {
 /// [`Error`] when the guest could not be started or KVM failed; the guest's own failures are an
 /// [`Outcome`].
 pub fn run(options: RunOptions) -> Result<Outcome, Error> {
-    let RunOptions { config, console, kvm_device, kernel_cache, start, announce } = options;
+    let RunOptions { config, console, kvm_device, kernel_cache, start, control, announce } =
+        options;
     let timings = Arc::new(Timings::new(start));
     // Before any thread: all of them inherit the signal mask.
     let signals = Signals::new().map_err(host("take over signals"))?;
@@ -120,6 +168,8 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
     if sources.has_disks() {
         events.tick(TICK).map_err(host("make a timer"))?;
     }
+    let (_mailbox, inbox) = Mailbox::new().map_err(host("create an eventfd"))?;
+    events.listen(inbox);
     for (console, path) in sources.consoles().into_iter().flat_map(ConsoleBackEnds::terminals) {
         announce(&format!("console.{console} is the terminal {}", path.display()));
     }
@@ -131,7 +181,16 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         timings: &timings,
         vcpu_ended: &vcpu_ended,
     };
-    let mut run = Run { context, events, input, output, window, resets: Resets::default() };
+    let mut run = Run {
+        context,
+        events,
+        input,
+        output,
+        window,
+        resets: Resets::default(),
+        control,
+        started_at: SystemTime::now(),
+    };
     run.resize_consoles();
     let end = run.until_the_end()?;
     let resets = run.resets.total();
@@ -149,12 +208,18 @@ struct Run<'a> {
     /// The terminal, for its size, where it is the virtio console's and not the serial port's.
     window: Option<OwnedFd>,
     resets: Resets,
+    control: Control,
+    started_at: SystemTime,
 }
 
 impl Run<'_> {
     fn until_the_end(&mut self) -> Result<End, Error> {
         let end = loop {
             let machine = self.start_machine()?;
+            self.notify(match self.resets.total() {
+                0 => Notice::Started,
+                _ => Notice::Reset,
+            });
             let end = self.serve(&machine)?;
             self.context.timings.ended.mark();
             self.take_down(machine);
@@ -182,7 +247,12 @@ impl Run<'_> {
             match self.events.next()? {
                 Request::Signal(number) => return Ok(MachineEnd::Run(End::Signal { number })),
                 Request::Quit => return Ok(MachineEnd::Run(End::Quit)),
-                Request::PowerButton => machine.press_power_button(),
+                Request::PowerButton => self.press_power_button(machine),
+                Request::Asked(asked) => {
+                    if let Some(end) = self.obey(machine, asked) {
+                        return Ok(end);
+                    }
+                }
                 Request::Say(text) => {
                     // A console that takes nothing any more has been reported already.
                     let _ = self.output.write_all(text.as_bytes());
@@ -202,6 +272,54 @@ impl Run<'_> {
                     }
                 }
             }
+        }
+    }
+
+    fn notify(&mut self, notice: Notice) {
+        (self.control.notify)(&notice);
+    }
+
+    fn press_power_button(&mut self, machine: &Machine) {
+        machine.press_power_button();
+        self.notify(Notice::PowerButton);
+    }
+
+    /// Carries out what came from the control interface. Ends the machine where that is what was asked.
+    fn obey(&mut self, machine: &Machine, asked: Asked) -> Option<MachineEnd> {
+        let mut end = None;
+        let reply = match asked.command {
+            Command::Status => Ok(Answer::Status(Box::new(self.status()))),
+            Command::Config => Ok(Answer::Config(Box::new(self.context.config.clone()))),
+            Command::PowerButton => {
+                self.press_power_button(machine);
+                Ok(Answer::Done)
+            }
+            Command::Reset => {
+                end = Some(MachineEnd::Reset);
+                Ok(Answer::Done)
+            }
+            Command::End => {
+                end = Some(MachineEnd::Run(End::Ended));
+                Ok(Answer::Done)
+            }
+            ref other => Err(Refusal::Failed(format!("{other:?} is not there yet"))),
+        };
+        asked.answer(reply);
+        end
+    }
+
+    fn status(&self) -> Vm {
+        let since_1970 = self.started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Vm {
+            id: self.control.id.clone(),
+            name: self.control.name.clone(),
+            state: RunState::Running,
+            pid: std::process::id(),
+            carve_version: env!("CARGO_PKG_VERSION").to_owned(),
+            vcpus: self.context.config.vcpus,
+            memory: self.context.config.memory.size.bytes(),
+            resets: self.resets.total(),
+            started_at: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
         }
     }
 
@@ -262,6 +380,7 @@ impl Run<'_> {
             match self.events.next()? {
                 Request::Signal(number) => return Ok(End::Signal { number }),
                 Request::Quit => return Ok(end),
+                Request::Asked(asked) => asked.answer(Err(Refusal::Ending)),
                 _ => drained = self.output.is_drained(),
             }
         }
