@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
-use vmm::{End, Outcome};
+use vmm::{End, Outcome, explain};
 
 /// Carve itself failed, usage errors included: as with Docker, a code that programs rarely
 /// choose.
@@ -24,9 +24,6 @@ Exit codes:
   128+N  signal N ended the run
   With --debug-exit a byte V that the guest writes to the debug-exit port ends the run with
   (V * 2 + 1) modulo 256.";
-
-/// What a quit by escape key counts as: an interruption by the user, like Ctrl-C.
-const QUIT: u8 = 128 + 2;
 
 /// The exit record cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +68,8 @@ impl Record {
         Self {
             version: 1,
             end: RecordedEnd::Guest(outcome.end.clone()),
-            message: message(&outcome.end),
-            exit_code: code(&outcome.end),
+            message: outcome.end.message(),
+            exit_code: outcome.end.code(),
             resets: outcome.resets,
             timings: with_timings.then(timings),
         }
@@ -146,70 +143,9 @@ fn is_special(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
-/// The exit code of a run's end.
-pub fn code(end: &End) -> u8 {
-    match end {
-        End::PoweredOff | End::Rebooted => 0,
-        End::Panicked | End::Crashed { .. } | End::ResetLoop { .. } => 1,
-        // As QEMU's isa-debug-exit, whose code never is 0.
-        End::DebugExit { code } => (code << 1) | 1,
-        End::Quit => QUIT,
-        // As after `kill`, whichever way the request went.
-        End::Ended => 128 + 9,
-        End::Signal { number } => 128u8.saturating_add(u8::try_from(*number).unwrap_or(u8::MAX)),
-    }
-}
-
-/// What happened, in a sentence.
-pub fn message(end: &End) -> String {
-    match end {
-        End::PoweredOff => "the guest powered off".to_owned(),
-        End::Rebooted => "the guest rebooted, which ends it here".to_owned(),
-        End::Panicked => "the guest's kernel panicked".to_owned(),
-        End::Crashed { reason } => format!("the guest crashed: {reason}"),
-        End::ResetLoop { resets, seconds } => {
-            format!("the guest was ended because it rebooted {resets} times in {seconds} seconds")
-        }
-        End::DebugExit { code } => format!("the guest wrote {code:#04x} to the debug-exit port"),
-        End::Quit => "the guest was ended from the keyboard".to_owned(),
-        End::Ended => "the guest was killed on request".to_owned(),
-        // The console's reader went away, as in `carve run … | head`.
-        End::Signal { number: libc::SIGPIPE } => {
-            "the run was ended because nobody reads its output any more".to_owned()
-        }
-        End::Signal { number } => format!("{} ended the run", signal_name(*number)),
-    }
-}
-
-fn signal_name(number: i32) -> String {
-    match number {
-        libc::SIGHUP => "SIGHUP".to_owned(),
-        libc::SIGINT => "SIGINT".to_owned(),
-        libc::SIGQUIT => "SIGQUIT".to_owned(),
-        libc::SIGTERM => "SIGTERM".to_owned(),
-        other => format!("signal {other}"),
-    }
-}
-
-/// An error with everything that caused it, in one line unless one of them has more.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Some errors repeat their source in their own words.
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
 /// Shows an error of Carve's own and answers with the exit code for it.
 pub fn own_error(error: &(dyn Error + 'static)) -> ExitCode {
-    say(&format!("error: {}", chain(error)));
+    say(&format!("error: {}", explain(error)));
     ExitCode::from(OWN_ERROR)
 }
 

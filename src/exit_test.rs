@@ -17,8 +17,8 @@ fn codes_are_as_documented() {
         (End::Quit, 130),
         (End::Signal { number: libc::SIGTERM }, 143),
     ] {
-        assert_eq!(code(&end), expected, "{end:?}");
-        assert!(!message(&end).is_empty());
+        assert_eq!(end.code(), expected, "{end:?}");
+        assert!(!end.message().is_empty());
         let kind = serde_json::to_value(&end).unwrap()["kind"].as_str().unwrap().to_owned();
         assert!(guide.contains(&format!("`{kind}`")), "{kind} is not in docs/user/exit-codes.md");
     }

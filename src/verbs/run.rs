@@ -50,13 +50,13 @@ pub fn run(args: &RunArgs, start: Instant) -> ExitCode {
             if args.timings {
                 exit::say(&format!("timings:\n{}", outcome.timings));
             }
-            let code = exit::code(&outcome.end);
+            let code = outcome.end.code();
             if code != 0 {
-                exit::say(&exit::message(&outcome.end));
+                exit::say(&outcome.end.message());
             }
             (Record::of(outcome, args.timings), ExitCode::from(code))
         }
-        Err(error) => (Record::of_error(exit::chain(error)), exit::own_error(error)),
+        Err(error) => (Record::of_error(vmm::explain(error)), exit::own_error(error)),
     };
     // A record that could not be prepared has been complained about.
     match &args.exit_record {

@@ -9,6 +9,8 @@ pub mod api;
 pub mod command;
 pub mod console;
 mod event_loop;
+mod explain;
+pub mod guests;
 pub mod host;
 pub mod kvm;
 pub mod machine;
@@ -21,5 +23,6 @@ pub mod timings;
 
 pub use command::{Answer, Command, Mailbox, Refusal};
 pub use console::Console;
+pub use explain::explain;
 pub use outcome::{End, Outcome};
 pub use run::{Control, Error, Notice, RunOptions, run};

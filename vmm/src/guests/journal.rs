@@ -1,0 +1,82 @@
+//! The journal: what happened to the guests of a host, one line of JSON an event.
+//!
+//! Whoever does something appends a line; readers follow the file. It is bounded: past
+//! [`LIMIT`] bytes the file becomes `events.ndjson.1`, in place of the one before.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::guest::{Guest, now};
+use crate::api::types::Event;
+
+/// Bytes of one file.
+const LIMIT: u64 = 4 << 20;
+
+/// The journal of a user's guests.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    path: PathBuf,
+}
+
+impl Journal {
+    /// The journal in the folder `state`.
+    pub fn new(state: &Path) -> Self {
+        Self { path: state.join("events.ndjson") }
+    }
+
+    /// Where it is. The file before it has `.1` at its end.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Notes that `event` happened to `guest`. What cannot be written is reported, and nothing else
+    /// suffers from it.
+    pub fn note(&self, guest: &Guest, event: &str, details: &[(&str, String)]) {
+        let details = details.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+        let event = Event {
+            time: now(),
+            event: event.to_owned(),
+            id: guest.id.to_string(),
+            name: guest.name.to_string(),
+            details: details.collect::<BTreeMap<_, _>>(),
+        };
+        if let Err(error) = self.append(&event) {
+            tracing::warn!("the journal {} cannot be written to: {error}", self.path.display());
+        }
+    }
+
+    fn append(&self, event: &Event) -> io::Result<()> {
+        let mut line = serde_json::to_vec(event)?;
+        line.push(b'\n');
+        loop {
+            let mut file = self.open()?;
+            flock(&file, FlockOperation::LockExclusive)?;
+            // Another process may have put the file aside while this one waited for it.
+            if !same(&file, &self.path) {
+                continue;
+            }
+            if file.metadata()?.len() < LIMIT {
+                return file.write_all(&line);
+            }
+            fs::rename(&self.path, self.path.with_extension("ndjson.1"))?;
+        }
+    }
+
+    fn open(&self) -> io::Result<File> {
+        OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)
+    }
+}
+
+/// Whether `path` still names `file`.
+fn same(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => false,
+    }
+}

@@ -1,0 +1,168 @@
+//! Who lives: a file that a process keeps locked for as long as it exists.
+//!
+//! The lock is a POSIX record lock (fcntl_locking(2)): the kernel takes it back however the process
+//! ends, no child inherits it, and it tells who holds it, so that no process id is ever believed that
+//! was only written down. Its price: a process that opens the file a second time and closes it has
+//! lost the lock. So whoever holds one never looks at it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
+
+/// What a living process says about itself, in one byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Letter {
+    /// It is setting up.
+    Starting,
+    /// The guest runs; of a monitor: it watches over a guest.
+    Running,
+    /// The guest is paused.
+    Paused,
+    /// A monitor that starts the guest again soon.
+    Waiting,
+}
+
+impl Letter {
+    fn byte(self) -> u8 {
+        match self {
+            Self::Starting => b'S',
+            Self::Running => b'R',
+            Self::Paused => b'P',
+            Self::Waiting => b'W',
+        }
+    }
+
+    fn of(byte: u8) -> Self {
+        match byte {
+            b'R' => Self::Running,
+            b'P' => Self::Paused,
+            b'W' => Self::Waiting,
+            _ => Self::Starting,
+        }
+    }
+}
+
+/// The sign of life of this process.
+#[derive(Debug)]
+pub struct Alive(File);
+
+impl Alive {
+    /// Locks the file at `path`, made if needed; nothing if another process has it.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be made or locked.
+    pub fn take(path: &Path) -> io::Result<Option<Self>> {
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(path)?;
+        match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        let alive = Self(file);
+        alive.say(Letter::Starting)?;
+        Ok(Some(alive))
+    }
+
+    /// Says what the process does.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written to.
+    pub fn say(&self, letter: Letter) -> io::Result<()> {
+        self.0.write_all_at(&[letter.byte()], 0)
+    }
+}
+
+/// A process that lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its id.
+    pub pid: Pid,
+    /// What it says.
+    pub letter: Letter,
+}
+
+/// Who keeps the file at `path` locked; nothing if nobody does.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn look(path: &Path) -> io::Result<Option<Seen>> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Some(holder) = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock))? else {
+        return Ok(None);
+    };
+    let mut byte = [0];
+    let letter = match file.read_at(&mut byte, 0)? {
+        0 => Letter::Starting,
+        _ => Letter::of(byte[0]),
+    };
+    // Without an id the holder is in a process namespace that this process does not see.
+    let unseen = || io::Error::other("its process is in a namespace that is not seen from here");
+    Ok(Some(Seen { pid: holder.pid.ok_or_else(unseen)?, letter }))
+}
+
+#[cfg(test)]
+mod live_test {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn nobody_lives_where_nothing_is_locked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vmm");
+        assert_eq!(look(&path).unwrap(), None);
+        drop(Alive::take(&path).unwrap().unwrap());
+        assert_eq!(look(&path).unwrap(), None);
+    }
+
+    const HOLD: &str = "CARVE_TEST_HOLDS";
+
+    /// Not a test of its own: what the next one runs in another process.
+    #[test]
+    fn another_process_holds_the_lock() {
+        let Some(path) = std::env::var_os(HOLD) else { return };
+        let alive = Alive::take(Path::new(&path)).unwrap().unwrap();
+        alive.say(Letter::Paused).unwrap();
+        println!("locked");
+        std::thread::sleep(std::time::Duration::from_secs(60));
+    }
+
+    #[test]
+    fn another_process_is_seen_with_its_id_until_it_is_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vmm");
+        let mut other = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--nocapture",
+                "--exact",
+                "guests::live::live_test::another_process_holds_the_lock",
+            ])
+            .env(HOLD, &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(other.stdout.take().unwrap()).lines();
+        lines.map(Result::unwrap).find(|line| line.ends_with("locked")).unwrap();
+        let seen = look(&path).unwrap().unwrap();
+        assert_eq!(seen.pid.as_raw_nonzero().get(), i32::try_from(other.id()).unwrap());
+        assert_eq!(seen.letter, Letter::Paused);
+        assert!(Alive::take(&path).unwrap().is_none());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert_eq!(look(&path).unwrap(), None);
+    }
+}

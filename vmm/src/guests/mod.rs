@@ -1,0 +1,32 @@
+//! The guests of a host, as files: what each is, what it does now, and how its last run ended.
+//!
+//! No process holds this together. Folders and locks do: whoever runs a command reads them, and repairs
+//! what a killed process left behind ([`repair`]).
+//!
+//! | where | what |
+//! |---|---|
+//! | `STATE/guests/ID/guest.json` | what the guest is: [`Guest`] |
+//! | `STATE/guests/ID/record.json` | its last run: [`Record`] |
+//! | `STATE/guests/ID/lock` | held by a command that starts, changes or removes the guest |
+//! | `STATE/guests.lock` | held while names are given, changed or taken back |
+//! | `STATE/events.ndjson` | what happened: [`journal`] |
+//! | `RUNTIME/ID/vmm`, `RUNTIME/ID/monitor` | locked by the processes for as long as they live: [`live`] |
+//! | `RUNTIME/ID/api.sock` | the control interface of a running guest |
+
+mod files;
+mod folders;
+mod guest;
+mod id;
+mod journal;
+pub mod live;
+mod record;
+mod status;
+mod store;
+
+pub use folders::{Folders, NoFolder};
+pub use guest::{Guest, Restart, Wanted};
+pub use id::Id;
+pub use journal::Journal;
+pub use record::{Ended, Record};
+pub use status::{State, Status};
+pub use store::{Entry, Error, New, Store};

@@ -1,0 +1,153 @@
+//! A guest's own process: the run of its machine, with everything that tells others about it.
+
+use std::os::unix::net::UnixListener;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Instant;
+use std::{fs, io};
+
+use super::live::{Alive, Letter};
+use super::record::{Ended, Record};
+use super::store::{self, Entry, Store};
+use crate::run::{self, Control, Notice, RunOptions};
+use crate::{Console, Outcome, explain};
+
+/// Why a guest did not run to an end of its own.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It runs already.
+    #[error("the guest {0} runs already")]
+    Running(String),
+    /// Its files cannot be written.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// It lost the process's sign of life, or its control interface.
+    #[error("cannot {what}: {source}")]
+    Host {
+        /// What was tried.
+        what: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The machine.
+    #[error(transparent)]
+    Run(#[from] run::Error),
+    /// A bug.
+    #[error("a bug in Carve ended the run; please report it with the message above")]
+    Panicked,
+}
+
+fn host(what: &str) -> impl FnOnce(io::Error) -> Error {
+    let what = what.to_owned();
+    move |source| Error::Host { what, source }
+}
+
+/// What a run needs beside its guest.
+#[derive(Debug)]
+pub struct Setup {
+    /// Where the serial console goes.
+    pub console: Console,
+    /// Folder that keeps extracted kernels.
+    pub kernel_cache: Option<PathBuf>,
+    /// The program's first moment.
+    pub start: Instant,
+    /// Starts by the restart policy since the user started the guest.
+    pub restarts: u32,
+    /// Tells the user what cannot be known before.
+    pub announce: fn(&str),
+}
+
+/// Runs the guest of `entry` in this process until it ends, and records how. `started` is called
+/// once, when its vCPUs run.
+///
+/// # Errors
+///
+/// [`Error`]; all but [`Error::Running`] are recorded as the end of the run, too.
+pub fn run(
+    store: &Store,
+    entry: &Entry,
+    setup: Setup,
+    started: impl FnOnce() + 'static,
+) -> Result<Outcome, Error> {
+    entry.make_runtime()?;
+    let alive = Alive::take(&entry.vmm_path()).map_err(host("lock the guest's sign of life"))?;
+    let Some(alive) = alive else { return Err(Error::Running(entry.guest.name.to_string())) };
+    let run = entry.record()?.map_or(0, |record| record.run) + 1;
+    let mut record = Record::begin(run, setup.restarts);
+    entry.write_record(&record)?;
+    let alive = Rc::new(alive);
+    // A panic has been shown by then; its exit code and record are those of any own error.
+    let body = AssertUnwindSafe(|| guest(store, entry, setup, Rc::clone(&alive), started));
+    let outcome = panic::catch_unwind(body).unwrap_or(Err(Error::Panicked));
+    let ended = match &outcome {
+        Ok(outcome) => Ended::by(&outcome.end, outcome.resets, &[]),
+        Err(error) => Ended::failed(explain(error)),
+    };
+    let details = [
+        ("kind", ended.kind.clone()),
+        ("exit_code", ended.exit_code.to_string()),
+        ("message", ended.message.clone()),
+    ];
+    let _ = fs::remove_file(entry.socket_path());
+    record.ended = Some(ended);
+    entry.write_record(&record)?;
+    store.journal().note(&entry.guest, "exited", &details);
+    outcome
+}
+
+fn guest(
+    store: &Store,
+    entry: &Entry,
+    setup: Setup,
+    alive: Rc<Alive>,
+    started: impl FnOnce() + 'static,
+) -> Result<Outcome, Error> {
+    let guest = &entry.guest;
+    std::env::set_current_dir(&guest.folder)
+        .map_err(host(&format!("go to {}, where the guest was created", guest.folder.display())))?;
+    let socket = bind(&entry.socket_path()).map_err(host("make the guest's control socket"))?;
+    let (journal, noted) = (store.journal().clone(), guest.clone());
+    let mut started = Some(started);
+    let notify = move |notice: &Notice| {
+        let (event, letter, details) = match notice {
+            Notice::Started => ("started", Some(Letter::Running), None),
+            Notice::Reset => ("reset", None, None),
+            Notice::Paused => ("paused", Some(Letter::Paused), None),
+            Notice::Resumed => ("resumed", Some(Letter::Running), None),
+            Notice::PowerButton => ("power-button", None, None),
+            Notice::Updated(what) => ("updated", None, Some(("what", what.clone()))),
+        };
+        if let Some(letter) = letter
+            && let Err(error) = alive.say(letter)
+        {
+            tracing::warn!("the state of the guest cannot be written down: {error}");
+        }
+        journal.note(&noted, event, details.as_slice());
+        if let Some(started) = started.take() {
+            started();
+        }
+    };
+    let options = RunOptions {
+        config: guest.config.clone(),
+        console: setup.console,
+        kvm_device: guest.kvm_device.clone(),
+        kernel_cache: setup.kernel_cache,
+        start: setup.start,
+        control: Control {
+            id: guest.id.to_string(),
+            name: guest.name.to_string(),
+            socket: Some(socket),
+            notify: Box::new(notify),
+        },
+        announce: setup.announce,
+    };
+    Ok(run::run(options)?)
+}
+
+fn bind(path: &std::path::Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => UnixListener::bind(path),
+    }
+}

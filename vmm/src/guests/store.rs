@@ -1,0 +1,511 @@
+//! [`Store`]: the guests of a user, found, created, renamed and removed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use resources::config::{Name, VmConfig};
+
+use super::files::{self, Lock};
+use super::folders::{Folders, NoFolder};
+use super::guest::{Guest, Restart, VERSION, Wanted, now};
+use super::id::{Id, random_name};
+use super::journal::Journal;
+use super::live;
+use super::record::Record;
+use super::status::Status;
+
+/// What the files of guests say cannot be had or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no place for them.
+    #[error(transparent)]
+    Folder(#[from] NoFolder),
+    /// A file or folder.
+    #[error("cannot {what} {}: {source}", .path.display())]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On which.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The file of a guest is not to be understood.
+    #[error("{} is not what Carve wrote ({problem}); remove its folder to forget the guest", .path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The name is taken.
+    #[error(
+        "the name {name} is taken by the guest {id}; choose another, or remove that one (carve rm {name})"
+    )]
+    NameTaken {
+        /// The name.
+        name: Name,
+        /// Who has it.
+        id: Id,
+    },
+    /// Nobody is called so.
+    #[error("there is no guest {0}; `carve ps -a` lists them")]
+    NotFound(String),
+    /// Several ids begin so.
+    #[error("{text} is the beginning of {count} ids; write more of it")]
+    Ambiguous {
+        /// What was written.
+        text: String,
+        /// How many.
+        count: usize,
+    },
+}
+
+pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File { what, path, source }
+}
+
+/// What a new guest is made from.
+#[derive(Clone, Debug)]
+pub struct New {
+    /// Its name; drawn if there is none.
+    pub name: Option<Name>,
+    /// The folder that relative paths start from.
+    pub folder: PathBuf,
+    /// The KVM device.
+    pub kvm_device: PathBuf,
+    /// What the user noted.
+    pub labels: BTreeMap<String, String>,
+    /// When it is started again.
+    pub restart: Restart,
+    /// Whether it is removed when it has ended.
+    pub remove: bool,
+    /// Whether it runs without a terminal.
+    pub detached: bool,
+    /// The machine.
+    pub config: VmConfig,
+}
+
+/// The guests of a user.
+#[derive(Clone, Debug)]
+pub struct Store {
+    folders: Folders,
+    journal: Journal,
+}
+
+impl Store {
+    /// The store of the user who runs this process.
+    ///
+    /// # Errors
+    ///
+    /// There is no place for one.
+    pub fn of_user() -> Result<Self, Error> {
+        Ok(Self::new(Folders::of_user()?))
+    }
+
+    /// The store in `folders`. Nothing is made before the first guest.
+    pub fn new(folders: Folders) -> Self {
+        let journal = Journal::new(&folders.state);
+        Self { folders, journal }
+    }
+
+    /// Where it is.
+    pub fn folders(&self) -> &Folders {
+        &self.folders
+    }
+
+    /// What happened to its guests.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Adds a guest.
+    ///
+    /// # Errors
+    ///
+    /// The name is taken, or a file cannot be written.
+    pub fn create(&self, new: New) -> Result<Entry, Error> {
+        self.folders.make()?;
+        let _names = self.lock_names()?;
+        let name = match new.name {
+            Some(name) => name,
+            None => self.draw_name()?,
+        };
+        if let Some(id) = self.holder(&name) {
+            return Err(Error::NameTaken { name, id });
+        }
+        let id = Id::random().map_err(failed("draw an id for a guest in", &self.folders.state))?;
+        let guest = Guest {
+            version: VERSION,
+            id,
+            name,
+            created_at: now(),
+            folder: new.folder,
+            kvm_device: new.kvm_device,
+            labels: new.labels,
+            restart: new.restart,
+            remove: new.remove,
+            detached: new.detached,
+            wanted: Wanted::Stopped,
+            config: new.config,
+        };
+        let entry = self.entry(guest);
+        let runtime = &entry.runtime;
+        make(&entry.state)?;
+        make(runtime)?;
+        // The name first: without its guest it counts for nothing.
+        self.name(&entry.guest)?;
+        entry.save()?;
+        self.journal.note(&entry.guest, "created", &[]);
+        Ok(entry)
+    }
+
+    /// All guests, in the order they were created in. One whose file cannot be read is an error of its
+    /// own beside the others.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be read.
+    pub fn entries(&self) -> Result<Vec<Result<Entry, Error>>, Error> {
+        let folder = self.folders.state.join("guests");
+        let listed = match fs::read_dir(&folder) {
+            Ok(listed) => listed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed("read", &folder)(error)),
+        };
+        let ids = listed.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let mut entries: Vec<_> = ids.filter_map(|id: Id| self.load(&id).transpose()).collect();
+        entries.sort_by_cached_key(|entry| {
+            entry.as_ref().ok().map(|entry| (entry.guest.created_at, entry.guest.id.clone()))
+        });
+        Ok(entries)
+    }
+
+    /// The guest whose id or name `text` is, or the only one whose id or name begins so.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or there are several.
+    pub fn find(&self, text: &str) -> Result<Entry, Error> {
+        let not_found = || Error::NotFound(text.to_owned());
+        if let Ok(name) = text.parse()
+            && let Some(id) = self.holder(&name)
+            && let Some(entry) = self.load(&id)?
+        {
+            return Ok(entry);
+        }
+        if let Ok(id) = text.parse() {
+            return self.load(&id)?.ok_or_else(not_found);
+        }
+        let begins = |entry: &Entry| {
+            entry.guest.id.as_str().starts_with(text) || entry.guest.name.starts_with(text)
+        };
+        let found = self.entries()?.into_iter().flatten();
+        let mut found: Vec<_> = found.filter(|entry| !text.is_empty() && begins(entry)).collect();
+        match found.len() {
+            0 => Err(not_found()),
+            1 => Ok(found.remove(0)),
+            count => Err(Error::Ambiguous { text: text.to_owned(), count }),
+        }
+    }
+
+    /// The guest with this id, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Its file cannot be read.
+    pub fn load(&self, id: &Id) -> Result<Option<Entry>, Error> {
+        let path = self.state_of(id).join("guest.json");
+        let guest: Option<Guest> = files::read(&path).map_err(|error| damaged(&path, error))?;
+        let Some(guest) = guest else { return Ok(None) };
+        if guest.version > VERSION {
+            let problem = format!("version {}, which needs a newer Carve", guest.version);
+            return Err(Error::Damaged { path, problem });
+        }
+        Ok(Some(self.entry(guest)))
+    }
+
+    /// Gives a guest another name.
+    ///
+    /// # Errors
+    ///
+    /// The name is taken, or a file cannot be written.
+    pub fn rename(&self, entry: &mut Entry, name: Name) -> Result<(), Error> {
+        let _names = self.lock_names()?;
+        if let Some(id) = self.holder(&name)
+            && id != entry.guest.id
+        {
+            return Err(Error::NameTaken { name, id });
+        }
+        let old = std::mem::replace(&mut entry.guest.name, name);
+        self.name(&entry.guest)?;
+        entry.save()?;
+        if old != entry.guest.name {
+            let _ = fs::remove_file(self.name_path(&old));
+        }
+        self.journal.note(&entry.guest, "renamed", &[("from", old.to_string())]);
+        Ok(())
+    }
+
+    /// Forgets a guest that does not run, with everything Carve keeps about it. Call it with the guest's
+    /// lock held.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be removed.
+    pub fn remove(&self, entry: &Entry) -> Result<(), Error> {
+        let names = self.lock_names()?;
+        if self.holder(&entry.guest.name).is_some_and(|id| id == entry.guest.id) {
+            let _ = fs::remove_file(self.name_path(&entry.guest.name));
+        }
+        // In one step: nobody ever sees half a guest.
+        let aside = entry.state.with_extension("removed");
+        match fs::rename(&entry.state, &aside) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed("remove", &entry.state)(error)),
+        }
+        drop(names);
+        for folder in [&aside, &entry.runtime] {
+            match fs::remove_dir_all(folder) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("remove", folder)(error));
+                }
+                _ => {}
+            }
+        }
+        self.journal.note(&entry.guest, "removed", &[]);
+        Ok(())
+    }
+
+    /// Removes what killed commands left: folders of guests that were being removed or never came to
+    /// be, and runtime folders of guests that are gone.
+    pub fn sweep(&self) {
+        let Ok(_names) = self.lock_names() else { return };
+        let guests = self.folders.state.join("guests");
+        for found in fs::read_dir(&guests).into_iter().flatten().flatten() {
+            let path = found.path();
+            let id = found.file_name().to_str().and_then(|name| name.parse::<Id>().ok());
+            let abandoned = id.is_none() || !path.join("guest.json").exists();
+            if abandoned {
+                let _ = fs::remove_dir_all(&path);
+            }
+        }
+        for found in fs::read_dir(&self.folders.runtime).into_iter().flatten().flatten() {
+            let id = found.file_name().to_str().and_then(|name| name.parse::<Id>().ok());
+            if id.is_some_and(|id| !self.state_of(&id).exists()) {
+                let _ = fs::remove_dir_all(found.path());
+            }
+        }
+    }
+
+    fn lock_names(&self) -> Result<Lock, Error> {
+        let path = self.folders.state.join("guests.lock");
+        Lock::wait(&path).map_err(failed("lock", &path))
+    }
+
+    fn state_of(&self, id: &Id) -> PathBuf {
+        self.folders.state.join("guests").join(id.as_str())
+    }
+
+    fn name_path(&self, name: &Name) -> PathBuf {
+        self.folders.state.join("names").join(name.as_str())
+    }
+
+    /// Who is called `name`. A name whose guest is gone, or called otherwise, is free.
+    fn holder(&self, name: &Name) -> Option<Id> {
+        let target = fs::read_link(self.name_path(name)).ok()?;
+        let id: Id = target.to_str()?.parse().ok()?;
+        let guest = self.load(&id).ok()??.guest;
+        (guest.name == *name).then_some(id)
+    }
+
+    /// Makes `names/NAME` lead to the guest.
+    fn name(&self, guest: &Guest) -> Result<(), Error> {
+        let path = self.name_path(&guest.name);
+        make(&self.folders.state.join("names"))?;
+        let _ = fs::remove_file(&path);
+        std::os::unix::fs::symlink(guest.id.as_str(), &path).map_err(failed("make", &path))
+    }
+
+    fn draw_name(&self) -> Result<Name, Error> {
+        for suffix in 0.. {
+            // The thousand names suffice for the first few.
+            let suffix = (suffix > 8).then_some(suffix);
+            let name =
+                random_name(suffix).map_err(failed("draw a name in", &self.folders.state))?;
+            if let Ok(name) = name.parse()
+                && self.holder(&name).is_none()
+            {
+                return Ok(name);
+            }
+        }
+        Err(Error::NotFound("a free name".to_owned()))
+    }
+
+    fn entry(&self, guest: Guest) -> Entry {
+        let state = self.state_of(&guest.id);
+        let runtime = self.folders.runtime.join(guest.id.as_str());
+        Entry { guest, state, runtime }
+    }
+}
+
+fn make(path: &Path) -> Result<(), Error> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(failed("make", path))
+}
+
+fn damaged(path: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::Other => {
+            Error::Damaged { path: path.to_owned(), problem: error.to_string() }
+        }
+        _ => failed("read", path)(error),
+    }
+}
+
+/// One guest, and where its files are.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What it is, as of when it was read.
+    pub guest: Guest,
+    state: PathBuf,
+    runtime: PathBuf,
+}
+
+impl Entry {
+    /// Where its lasting files are.
+    pub fn state_folder(&self) -> &Path {
+        &self.state
+    }
+
+    /// Its control interface while it runs.
+    pub fn socket_path(&self) -> PathBuf {
+        self.runtime.join("api.sock")
+    }
+
+    /// What its console said, by the log's writer and readers.
+    pub fn log_path(&self) -> PathBuf {
+        self.state.join("console.log")
+    }
+
+    /// Carve's own messages about it.
+    pub fn messages_path(&self) -> PathBuf {
+        self.state.join("messages.log")
+    }
+
+    /// The sign of life of its VMM.
+    pub fn vmm_path(&self) -> PathBuf {
+        self.runtime.join("vmm")
+    }
+
+    /// The sign of life of its monitor.
+    pub fn monitor_path(&self) -> PathBuf {
+        self.runtime.join("monitor")
+    }
+
+    /// Makes the folder for sockets and locks, which the host's reboot removes.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made.
+    pub fn make_runtime(&self) -> Result<(), Error> {
+        make(&self.runtime)
+    }
+
+    /// Waits until no other command changes the guest.
+    ///
+    /// # Errors
+    ///
+    /// The lock cannot be had, also because the guest is gone.
+    pub fn lock(&self) -> Result<Lock, Error> {
+        let path = self.state.join("lock");
+        match Lock::wait(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Error::NotFound(self.guest.name.to_string()))
+            }
+            other => other.map_err(failed("lock", &path)),
+        }
+    }
+
+    /// The lock of [`Entry::lock`] if it is free.
+    pub fn attempt_lock(&self) -> Option<Lock> {
+        Lock::attempt(&self.state.join("lock")).ok().flatten()
+    }
+
+    /// Reads again what may have changed since.
+    ///
+    /// # Errors
+    ///
+    /// The guest is gone, or its file damaged.
+    pub fn reload(&mut self) -> Result<(), Error> {
+        let path = self.state.join("guest.json");
+        let guest = files::read(&path).map_err(|error| damaged(&path, error))?;
+        self.guest = guest.ok_or_else(|| Error::NotFound(self.guest.name.to_string()))?;
+        Ok(())
+    }
+
+    /// Writes what the guest is.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn save(&self) -> Result<(), Error> {
+        let path = self.state.join("guest.json");
+        files::write(&path, &self.guest, self.guest.detached).map_err(failed("write", &path))
+    }
+
+    /// Notes what the user wants of the guest. Call it with the guest's lock held.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn want(&mut self, wanted: Wanted) -> Result<(), Error> {
+        self.reload()?;
+        if self.guest.wanted == wanted {
+            return Ok(());
+        }
+        self.guest.wanted = wanted;
+        self.save()
+    }
+
+    /// Its last run, if it was ever started.
+    ///
+    /// # Errors
+    ///
+    /// The file is damaged.
+    pub fn record(&self) -> Result<Option<Record>, Error> {
+        let path = self.state.join("record.json");
+        files::read(&path).map_err(|error| damaged(&path, error))
+    }
+
+    /// Writes the record of its last run.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn write_record(&self, record: &Record) -> Result<(), Error> {
+        let path = self.state.join("record.json");
+        files::write(&path, record, false).map_err(failed("write", &path))
+    }
+
+    /// What it does now. Not for processes that are the guest's VMM or monitor themselves.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read.
+    pub fn status(&self) -> Result<Status, Error> {
+        let look = |path: PathBuf| live::look(&path).map_err(failed("read", &path));
+        let (vmm, monitor) = (look(self.vmm_path())?, look(self.monitor_path())?);
+        // Read last: who was seen to be gone has written it.
+        Ok(Status::of(vmm, monitor, self.record()?))
+    }
+}
+
+#[cfg(test)]
+#[path = "store_test.rs"]
+mod store_test;

@@ -1,0 +1,181 @@
+//! Guests on a file system of their own.
+
+use std::thread;
+
+use resources::config::VmSpec;
+use tempfile::TempDir;
+
+use super::*;
+use crate::guests::{Ended, State};
+
+fn store() -> (TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let folders =
+        Folders { state: folder.path().join("state"), runtime: folder.path().join("run") };
+    (folder, Store::new(folders))
+}
+
+fn config() -> VmConfig {
+    let spec = VmSpec { kernel: Some("/boot/vmlinuz".into()), ..VmSpec::default() };
+    spec.resolve().unwrap()
+}
+
+fn new(name: Option<&str>) -> New {
+    New {
+        name: name.map(|name| name.parse().unwrap()),
+        folder: "/".into(),
+        kvm_device: "/dev/kvm".into(),
+        labels: BTreeMap::new(),
+        restart: Restart::No,
+        remove: false,
+        detached: true,
+        config: config(),
+    }
+}
+
+fn names(store: &Store) -> Vec<String> {
+    store
+        .entries()
+        .unwrap()
+        .into_iter()
+        .map(|entry| entry.unwrap().guest.name.to_string())
+        .collect()
+}
+
+#[test]
+fn a_store_that_was_never_used_is_empty_and_stays_unmade() {
+    let (folder, store) = store();
+    assert!(store.entries().unwrap().is_empty());
+    assert!(matches!(store.find("web"), Err(Error::NotFound(_))));
+    assert!(!folder.path().join("state").exists());
+}
+
+#[test]
+fn a_guest_is_found_by_name_by_id_and_by_the_beginning_of_either() {
+    let (_folder, store) = store();
+    let web = store.create(new(Some("web-1"))).unwrap();
+    store.create(new(Some("web-2"))).unwrap();
+    let found = |text: &str| store.find(text).map(|entry| entry.guest);
+    assert_eq!(found("web-1").unwrap(), web.guest);
+    assert_eq!(found(web.guest.id.as_str()).unwrap(), web.guest);
+    assert_eq!(found(&web.guest.id.as_str()[..9]).unwrap(), web.guest);
+    assert!(matches!(found("web"), Err(Error::Ambiguous { count: 2, .. })));
+    assert!(matches!(found(""), Err(Error::NotFound(_))));
+    assert!(matches!(found("web-3"), Err(Error::NotFound(_))));
+}
+
+#[test]
+fn names_are_unique_and_free_again_after_removal() {
+    let (_folder, store) = store();
+    let web = store.create(new(Some("web"))).unwrap();
+    assert!(matches!(store.create(new(Some("web"))), Err(Error::NameTaken { .. })));
+    store.remove(&web).unwrap();
+    store.remove(&web).unwrap();
+    assert!(names(&store).is_empty());
+    store.create(new(Some("web"))).unwrap();
+}
+
+#[test]
+fn fifty_at_once_get_fifty_names() {
+    let (_folder, store) = store();
+    thread::scope(|scope| {
+        for _ in 0..50 {
+            scope.spawn(|| store.create(new(None)).unwrap());
+        }
+    });
+    let mut names = names(&store);
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 50);
+}
+
+#[test]
+fn of_those_who_want_one_name_at_once_one_gets_it() {
+    let (_folder, store) = store();
+    let got = thread::scope(|scope| {
+        let asking: Vec<_> =
+            (0..20).map(|_| scope.spawn(|| store.create(new(Some("web"))).is_ok())).collect();
+        asking.into_iter().map(|asked| asked.join().unwrap()).filter(|&got| got).count()
+    });
+    assert_eq!((got, names(&store).len()), (1, 1));
+}
+
+#[test]
+fn a_renamed_guest_goes_by_its_new_name_alone() {
+    let (_folder, store) = store();
+    let mut web = store.create(new(Some("web"))).unwrap();
+    store.create(new(Some("db"))).unwrap();
+    assert!(matches!(store.rename(&mut web, "db".parse().unwrap()), Err(Error::NameTaken { .. })));
+    let mut web = store.find("web").unwrap();
+    store.rename(&mut web, "front".parse().unwrap()).unwrap();
+    assert!(store.find("web").is_err());
+    assert_eq!(store.find("front").unwrap().guest.id, web.guest.id);
+    store.create(new(Some("web"))).unwrap();
+}
+
+#[test]
+fn what_a_killed_command_left_is_swept() {
+    let (_folder, store) = store();
+    let web = store.create(new(Some("web"))).unwrap();
+    let guests = store.folders().state.join("guests");
+    // Killed while creating, while removing, and after removing the lasting part.
+    fs::create_dir(guests.join("0123456789ab")).unwrap();
+    fs::rename(&web.state, guests.join(format!("{}.removed", web.guest.id))).unwrap();
+    assert!(names(&store).is_empty());
+    store.create(new(Some("web"))).unwrap();
+    store.sweep();
+    assert_eq!(fs::read_dir(&guests).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(&store.folders().runtime).unwrap().count(), 1);
+}
+
+#[test]
+fn a_damaged_or_newer_guest_is_reported_beside_the_others() {
+    let (_folder, store) = store();
+    let web = store.create(new(Some("web"))).unwrap();
+    store.create(new(Some("db"))).unwrap();
+    let path = web.state.join("guest.json");
+    let text = fs::read_to_string(&path).unwrap();
+    for bad in ["", "{}", &text.replace("\"version\": 1", "\"version\": 2")] {
+        fs::write(&path, bad).unwrap();
+        let (good, errors): (Vec<_>, Vec<_>) =
+            store.entries().unwrap().into_iter().partition(Result::is_ok);
+        assert_eq!(good.len(), 1);
+        let error = errors.into_iter().next().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+    }
+}
+
+#[test]
+fn fields_that_a_newer_version_added_are_skipped() {
+    let (_folder, store) = store();
+    let web = store.create(new(Some("web"))).unwrap();
+    let path = web.state.join("guest.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replacen('{', "{ \"later\": [1],", 1)).unwrap();
+    assert_eq!(store.find("web").unwrap().guest, web.guest);
+}
+
+#[test]
+fn a_guest_is_created_then_exited_once_it_has_a_record() {
+    let (_folder, store) = store();
+    let web = store.create(new(Some("web"))).unwrap();
+    assert_eq!(web.status().unwrap().state, State::Created);
+    let mut record = Record::begin(1, 0);
+    web.write_record(&record).unwrap();
+    assert!(web.status().unwrap().is_lost());
+    record.ended = Some(Ended::failed("no kernel".to_owned()));
+    web.write_record(&record).unwrap();
+    let status = web.status().unwrap();
+    assert_eq!((status.state, status.is_lost()), (State::Exited, false));
+    assert_eq!(status.record, Some(record));
+}
+
+#[test]
+fn everything_is_for_the_user_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_folder, store) = store();
+    let web = store.create(new(Some("web"))).unwrap();
+    for path in [&web.state, &web.runtime, &web.state.join("guest.json")] {
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o077, 0, "{path:?}");
+    }
+}
