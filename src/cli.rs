@@ -3,6 +3,8 @@
 //! What a flag of a VM takes is said once, in [`resources::config::KEYS`]; its
 //! help comes from there. Nothing here acts.
 
+pub mod guests;
+
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,6 +18,10 @@ use resources::config::{
     KEYS, MemorySpec, Name, NetSpec, OnReboot, Topology, Transport, VmSpec, Vsock, key, numbered,
 };
 
+use self::guests::{
+    InspectArgs, KeepFlags, KillArgs, MonitorArgs, PauseArgs, PruneArgs, PsArgs, RenameArgs,
+    RestartArgs, RmArgs, StartArgs, StopArgs, UnpauseArgs, VmmArgs, WaitArgs,
+};
 use crate::exit;
 
 /// Boot virtual machines from stock Linux kernels, on KVM
@@ -31,6 +37,21 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     Run(Box<RunArgs>),
+    Create(Box<CreateArgs>),
+    Start(StartArgs),
+    Stop(StopArgs),
+    Restart(RestartArgs),
+    Kill(KillArgs),
+    Pause(PauseArgs),
+    Unpause(UnpauseArgs),
+    Rm(RmArgs),
+    Ps(PsArgs),
+    Inspect(InspectArgs),
+    Wait(WaitArgs),
+    Rename(RenameArgs),
+    Prune(PruneArgs),
+    Monitor(MonitorArgs),
+    Vmm(VmmArgs),
     Doctor(DoctorArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -56,7 +77,7 @@ pub enum LogLevel {
     Trace,
 }
 
-/// Boot a guest in the foreground, its serial console on this terminal
+/// Boot a guest, its serial console on this terminal or, with -d, in its log
 ///
 /// On a terminal Ctrl-A is the escape key: Ctrl-A x quits and ends the guest at once, Ctrl-A p
 /// presses its power button, Ctrl-A h lists the keys, Ctrl-A Ctrl-A sends Ctrl-A to the guest.
@@ -73,9 +94,34 @@ pub struct RunArgs {
     /// Print at the end when each step of the start was reached
     #[arg(long)]
     pub timings: bool,
+    /// Return as soon as the guest runs, and print its id
+    #[arg(short, long, conflicts_with_all = ["exit_record", "timings"])]
+    pub detach: bool,
+    /// Taken for the sake of habit: the console is interactive and a terminal where it can be
+    #[arg(short, long, hide = true)]
+    pub interactive: bool,
+    /// Taken for the sake of habit
+    #[arg(short, long, hide = true)]
+    pub tty: bool,
     #[command(flatten)]
     pub kvm: KvmArgs,
-    // Last: its help heading would hold for all flags after it.
+    // Last: their help headings would hold for all flags after them.
+    #[command(flatten)]
+    pub keep: KeepFlags,
+    #[command(flatten)]
+    pub vm: VmFlags,
+}
+
+/// Make a guest without starting it, and print its id
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Config file (TOML) with keys of the VM; flags win over it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub kvm: KvmArgs,
+    #[command(flatten)]
+    pub keep: KeepFlags,
     #[command(flatten)]
     pub vm: VmFlags,
 }

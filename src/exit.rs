@@ -189,7 +189,7 @@ pub fn record_usage_error(message: &str) {
         let message = message.split("\n\n").next().unwrap_or_default();
         let message = message.strip_prefix("error: ").unwrap_or(message).to_owned();
         if let Err(error) = Record::of_error(message).write(&path) {
-            say(&format!("error: {}", chain(&error)));
+            say(&format!("error: {}", explain(&error)));
         }
     }
 }

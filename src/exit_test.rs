@@ -62,7 +62,7 @@ fn devices_are_written_to_not_replaced() {
 fn a_place_that_takes_no_record_is_refused_before_the_run() {
     let folder = tempfile::tempdir().unwrap();
     for path in [folder.path().to_owned(), folder.path().join("none/record")] {
-        let error = chain(&prepare_record(&path).unwrap_err());
+        let error = explain(&prepare_record(&path).unwrap_err());
         assert!(error.contains("--exit-record"), "{error}");
     }
 }
@@ -71,7 +71,7 @@ fn a_place_that_takes_no_record_is_refused_before_the_run() {
 fn a_chain_says_each_cause_once() {
     let source = io::Error::other("the reason");
     let error = RecordError::Write { path: "p".into(), source };
-    let text = chain(&error);
+    let text = explain(&error);
     assert!(text.ends_with(": the reason"), "{text}");
     let words: HashSet<_> = text.matches("the reason").collect();
     assert_eq!(words.len(), 1);

@@ -62,7 +62,7 @@ struct Facts {
 pub fn run(args: &DoctorArgs) -> Result<ExitCode, super::Error> {
     let device = &args.kvm.kvm_device;
     let facts = Facts {
-        kvm: vmm::host::probe(device).map_err(|error| exit::chain(&error)),
+        kvm: vmm::host::probe(device).map_err(|error| vmm::explain(&error)),
         hardware_virtualization: hardware_virtualization(),
         inventory: Inventory::read(Path::new("/")),
     };

@@ -1,9 +1,25 @@
 //! One file for each verb of the command line.
 
 pub mod completions;
+pub mod create;
 pub mod doctor;
+pub mod inspect;
+pub mod kill;
 pub mod man;
+pub mod monitor;
+mod new;
+pub mod pause;
+pub mod prune;
+pub mod ps;
+pub mod rename;
+pub mod restart;
+pub mod rm;
 pub mod run;
+pub mod start;
+pub mod stop;
+pub mod vmm;
+pub mod wait;
+mod which;
 
 /// What a verb answers with when it fails for a reason of Carve's own.
 type Error = Box<dyn std::error::Error>;

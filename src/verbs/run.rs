@@ -1,30 +1,30 @@
-//! `carve run`: one guest in the foreground, its serial console on the terminal.
+//! `carve run`: a guest in the foreground, its serial console on the terminal, or detached.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::panic::{self, AssertUnwindSafe};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use resources::config::{self, VmConfig};
 use rustix::io::fcntl_dupfd_cloexec;
-use vmm::{Console, Outcome, RunOptions};
+use vmm::guests::process::{self, Setup};
+use vmm::guests::{Entry, Restart, Store, life};
+use vmm::{Console, Outcome, explain};
 
+use super::new;
 use crate::cli::RunArgs;
 use crate::exit::{self, Record, RecordError};
-use crate::{preflight, terminal};
+use crate::terminal;
 
 /// Why a guest did not run to an end of its own.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("the config file {} cannot be read; check --config", .path.display())]
-    ReadConfig { path: PathBuf, source: io::Error },
     #[error(transparent)]
-    Config(#[from] config::Error),
+    New(#[from] new::Error),
     #[error(transparent)]
-    Preflight(#[from] preflight::Error),
+    Store(#[from] vmm::guests::Error),
+    #[error("--restart {0} needs -d: only a guest that is detached is started again")]
+    Restart(Restart),
     #[error(transparent)]
     Terminal(#[from] terminal::Error),
     #[error(
@@ -34,16 +34,20 @@ enum Error {
     #[error(transparent)]
     Record(#[from] RecordError),
     #[error(transparent)]
-    Vmm(#[from] vmm::Error),
-    #[error("a bug in Carve ended the run; please report it with the message above")]
-    Panicked,
+    Run(#[from] process::Error),
+    #[error(transparent)]
+    Start(#[from] life::Error),
 }
 
 /// Runs a guest and answers with the exit code of its end.
 pub fn run(args: &RunArgs, start: Instant) -> ExitCode {
-    // A panic has been shown by then; its exit code and record are those of any own error.
-    let outcome = panic::catch_unwind(AssertUnwindSafe(|| guest(args, start)))
-        .unwrap_or(Err(Error::Panicked));
+    if args.detach {
+        return match detached(args) {
+            Ok(entry) => exit::print(format!("{}\n", entry.guest.id).as_bytes()),
+            Err(error) => exit::own_error(&error),
+        };
+    }
+    let outcome = guest(args, start);
     // From here on the terminal is the user's again.
     let (record, code) = match &outcome {
         Ok(outcome) => {
@@ -56,7 +60,7 @@ pub fn run(args: &RunArgs, start: Instant) -> ExitCode {
             }
             (Record::of(outcome, args.timings), ExitCode::from(code))
         }
-        Err(error) => (Record::of_error(vmm::explain(error)), exit::own_error(error)),
+        Err(error) => (Record::of_error(explain(error)), exit::own_error(error)),
     };
     // A record that could not be prepared has been complained about.
     match &args.exit_record {
@@ -67,47 +71,53 @@ pub fn run(args: &RunArgs, start: Instant) -> ExitCode {
     }
 }
 
+fn detached(args: &RunArgs) -> Result<Entry, Error> {
+    let config = new::configuration(args.config.as_ref(), &args.vm)?;
+    warn_without_hardware();
+    let store = Store::of_user()?;
+    let mut entry = new::guest(&store, config, &args.kvm, &args.keep, true)?;
+    life::start(&mut entry)?;
+    Ok(entry)
+}
+
 fn guest(args: &RunArgs, start: Instant) -> Result<Outcome, Error> {
     if let Some(path) = &args.exit_record {
         exit::prepare_record(path)?;
     }
-    let config = configuration(args)?;
-    preflight::check(&config)?;
-    if !resources::inventory::hardware_virtualization() {
-        tracing::warn!(
-            "this host's KVM has no hardware virtualization: a stock kernel will not get through \
-             its boot here; `carve doctor` says more"
-        );
+    if args.keep.restart != Restart::No {
+        return Err(Error::Restart(args.keep.restart));
     }
+    let config = new::configuration(args.config.as_ref(), &args.vm)?;
+    warn_without_hardware();
+    let store = Store::of_user()?;
+    let entry = new::guest(&store, config, &args.kvm, &args.keep, false)?;
+    let outcome = foreground(&store, &entry, start);
+    if args.keep.rm {
+        let _lock = entry.lock()?;
+        store.remove(&entry)?;
+    }
+    outcome
+}
+
+fn foreground(store: &Store, entry: &Entry, start: Instant) -> Result<Outcome, Error> {
     let raw = terminal::Raw::enter()?;
     let console = Console {
         input: Some(duplicate(io::stdin().as_fd())?),
         output: duplicate(io::stdout().as_fd())?,
         escapes: raw.is_some(),
     };
-    let options = RunOptions {
-        config,
-        console,
-        kvm_device: args.kvm.kvm_device.clone(),
-        kernel_cache: kernel_cache(|name| std::env::var_os(name).map(PathBuf::from)),
-        start,
-        control: vmm::Control::default(),
-        announce: exit::say,
-    };
-    Ok(vmm::run(options)?)
+    let setup =
+        Setup { console, kernel_cache: kernel_cache(), start, restarts: 0, announce: exit::say };
+    Ok(process::run(store, entry, setup, || {})?)
 }
 
-/// The flags over the config file, complete and valid.
-fn configuration(args: &RunArgs) -> Result<VmConfig, Error> {
-    let file = match &args.config {
-        None => None,
-        Some(path) => {
-            let content = fs::read(path)
-                .map_err(|source| Error::ReadConfig { path: path.clone(), source })?;
-            Some(config::File::parse(path, content)?)
-        }
-    };
-    Ok(config::load(file.as_ref(), args.vm.spec())?)
+fn warn_without_hardware() {
+    if !resources::inventory::hardware_virtualization() {
+        tracing::warn!(
+            "this host's KVM has no hardware virtualization: a stock kernel will not get through \
+             its boot here; `carve doctor` says more"
+        );
+    }
 }
 
 fn duplicate(descriptor: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
@@ -117,13 +127,17 @@ fn duplicate(descriptor: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
 
 /// The cache folder, where extracted kernels are kept, by the XDG Base Directory Specification; nowhere
 /// for a user who has no home.
-fn kernel_cache(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+pub fn kernel_cache() -> Option<PathBuf> {
+    find_kernel_cache(|name| std::env::var_os(name).map(PathBuf::from))
+}
+
+fn find_kernel_cache(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     // The specification wants relative paths ignored.
     let absolute = |path: &PathBuf| path.is_absolute();
     let base = variable("XDG_CACHE_HOME")
         .filter(absolute)
         .or_else(|| Some(variable("HOME").filter(absolute)?.join(".cache")))?;
-    Some(base.join(Path::new("carve")))
+    Some(base.join("carve"))
 }
 
 #[cfg(test)]
@@ -133,7 +147,7 @@ mod run_test {
     #[test]
     fn kernels_are_cached_where_xdg_says() {
         let with = |xdg: Option<&str>, home: Option<&str>| {
-            kernel_cache(|name| (if name == "HOME" { home } else { xdg }).map(PathBuf::from))
+            find_kernel_cache(|name| (if name == "HOME" { home } else { xdg }).map(PathBuf::from))
         };
         assert_eq!(with(Some("/c"), Some("/h")), Some("/c/carve".into()));
         assert_eq!(with(None, Some("/h")), Some("/h/.cache/carve".into()));

@@ -1,7 +1,7 @@
 //! The guests of a host, as files: what each is, what it does now, and how its last run ended.
 //!
 //! No process holds this together. Folders and locks do: whoever runs a command reads them, and repairs
-//! what a killed process left behind ([`repair`]).
+//! what a killed process left behind ([`life::repair`]).
 //!
 //! | where | what |
 //! |---|---|
@@ -18,7 +18,10 @@ mod folders;
 mod guest;
 mod id;
 mod journal;
+pub mod life;
 pub mod live;
+pub mod monitor;
+pub mod process;
 mod record;
 mod status;
 mod store;

@@ -1,0 +1,195 @@
+//! Arguments of the verbs that act on guests known by name or id.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use resources::config::Name;
+use vmm::guests::Restart;
+
+/// How a guest is kept and what follows its end.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Guest")]
+pub struct KeepFlags {
+    /// When to start the guest again after its end: no, on-failure, on-failure:N (at most N times in a
+    /// row), unless-stopped or always
+    #[arg(long, value_name = "POLICY", default_value_t = Restart::No, hide_default_value = true, conflicts_with = "rm")]
+    pub restart: Restart,
+    /// Remove the guest when it has ended
+    #[arg(long)]
+    pub rm: bool,
+    /// Note something about the guest, for filters and scripts; may be given several times
+    #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    let control = |text: &str| text.chars().any(char::is_control);
+    if key.is_empty() || control(key) || control(value) {
+        return Err("a label is KEY=VALUE, of which KEY may not be empty and neither may hold control characters".into());
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Guests to act on.
+#[derive(Debug, Args)]
+pub struct Guests {
+    /// Name or id of a guest, or the beginning of one
+    #[arg(required = true, value_name = "GUEST")]
+    pub guests: Vec<String>,
+}
+
+/// One guest.
+#[derive(Debug, Args)]
+pub struct OneGuest {
+    /// Name or id of the guest, or the beginning of one
+    #[arg(value_name = "GUEST")]
+    pub guest: String,
+}
+
+/// Start guests that were created or have ended, detached
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    #[command(flatten)]
+    pub which: Guests,
+}
+
+/// End guests: press the power button, and kill what has not ended after a while
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// Seconds to wait before killing
+    #[arg(short, long, alias = "time", value_name = "SECONDS", default_value_t = 10)]
+    pub timeout: u64,
+    #[command(flatten)]
+    pub which: Guests,
+}
+
+impl StopArgs {
+    /// How long to wait before killing.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
+}
+
+/// Stop guests and start them again
+#[derive(Debug, Args)]
+pub struct RestartArgs {
+    #[command(flatten)]
+    pub stop: StopArgs,
+}
+
+/// End guests at once
+#[derive(Debug, Args)]
+pub struct KillArgs {
+    /// Signal to send to the guest's process; all but KILL let it end in order
+    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
+    pub signal: KillSignal,
+    #[command(flatten)]
+    pub which: Guests,
+}
+
+/// The signals that end a guest.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "UPPER")]
+pub enum KillSignal {
+    #[value(alias = "SIGKILL", alias = "9")]
+    Kill,
+    #[value(alias = "SIGTERM", alias = "15")]
+    Term,
+    #[value(alias = "SIGINT", alias = "2")]
+    Int,
+    #[value(alias = "SIGQUIT", alias = "3")]
+    Quit,
+    #[value(alias = "SIGHUP", alias = "1")]
+    Hup,
+}
+
+/// Stop the vCPUs and devices of guests until `unpause`
+#[derive(Debug, Args)]
+pub struct PauseArgs {
+    #[command(flatten)]
+    pub which: Guests,
+}
+
+/// Let paused guests go on
+#[derive(Debug, Args)]
+pub struct UnpauseArgs {
+    #[command(flatten)]
+    pub which: Guests,
+}
+
+/// Remove guests and what Carve keeps about them; files you named stay
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// Kill guests that run
+    #[arg(short, long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub which: Guests,
+}
+
+/// List guests
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// Also those that do not run
+    #[arg(short, long)]
+    pub all: bool,
+    /// Ids only
+    #[arg(short, long, conflicts_with = "format")]
+    pub quiet: bool,
+    /// Only guests with this property: name=TEXT, id=TEXT, state=STATE, label=KEY or label=KEY=VALUE;
+    /// several of one kind are alternatives
+    #[arg(short, long = "filter", value_name = "KEY=VALUE")]
+    pub filters: Vec<String>,
+    /// Form of the list
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: super::Format,
+}
+
+/// Show everything about guests, as JSON
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    pub which: Guests,
+}
+
+/// Wait until guests have ended and print their exit codes
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    #[command(flatten)]
+    pub which: Guests,
+}
+
+/// Give a guest another name
+#[derive(Debug, Args)]
+pub struct RenameArgs {
+    #[command(flatten)]
+    pub which: OneGuest,
+    /// The new name
+    #[arg(value_name = "NAME")]
+    pub name: Name,
+}
+
+/// Remove all guests that have ended
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// Also guests that were created and never started
+    #[arg(short, long)]
+    pub all: bool,
+}
+
+/// Run the monitor of a guest
+#[derive(Debug, Args)]
+#[command(hide = true)]
+pub struct MonitorArgs {
+    pub id: String,
+}
+
+/// Run the machine of a guest under its monitor
+#[derive(Debug, Args)]
+#[command(hide = true)]
+pub struct VmmArgs {
+    pub id: String,
+    /// Starts by the restart policy so far
+    pub restarts: u32,
+}

@@ -1,0 +1,21 @@
+//! The monitor of a detached guest: started by the commands that start guests, never by hand.
+
+use std::io;
+use std::process::ExitCode;
+
+use vmm::guests::{Error, Store, monitor};
+
+use crate::cli::guests::MonitorArgs;
+
+/// Watches over the guest until nothing more is to be done.
+///
+/// # Errors
+///
+/// There is no such guest, or the monitor cannot work.
+pub fn run(args: &MonitorArgs) -> Result<ExitCode, super::Error> {
+    let store = Store::of_user()?;
+    let entry = args.id.parse().ok().and_then(|id| store.load(&id).transpose());
+    let entry = entry.unwrap_or_else(|| Err(Error::NotFound(args.id.clone())))?;
+    monitor::watch(&store, entry, io::stdout())?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,50 @@
+//! The process of a detached guest: started by its monitor, never by hand.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use vmm::guests::monitor::{FAILED, STARTED};
+use vmm::guests::process::{self, Setup};
+use vmm::guests::{Error, Store};
+use vmm::{Console, explain};
+
+use crate::cli::guests::VmmArgs;
+use crate::exit;
+
+/// Runs the guest and answers with the exit code of its end. Its monitor is told on standard output
+/// whether it started.
+pub fn run(args: &VmmArgs, start: Instant) -> ExitCode {
+    match guest(args, start) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let text = explain(error.as_ref()).replace('\n', " ");
+            // Heard only before the start; afterwards the record has it.
+            tell(&format!("{FAILED}{text}"));
+            exit::own_error(error.as_ref())
+        }
+    }
+}
+
+fn guest(args: &VmmArgs, start: Instant) -> Result<u8, super::Error> {
+    let store = Store::of_user()?;
+    let entry = args.id.parse().ok().and_then(|id| store.load(&id).transpose());
+    let entry = entry.unwrap_or_else(|| Err(Error::NotFound(args.id.clone())))?;
+    let nowhere = OpenOptions::new().write(true).open("/dev/null")?;
+    let setup = Setup {
+        console: Console { input: None, output: nowhere.into(), escapes: false },
+        kernel_cache: super::run::kernel_cache(),
+        start,
+        restarts: args.restarts,
+        announce: exit::say,
+    };
+    let outcome = process::run(&store, &entry, setup, || tell(STARTED))?;
+    Ok(outcome.end.code())
+}
+
+fn tell(line: &str) {
+    let mut out = io::stdout();
+    // A monitor that was killed does not hear it; the guest runs all the same.
+    let _ = out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush());
+}

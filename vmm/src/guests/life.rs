@@ -1,0 +1,412 @@
+//! What commands do to guests: start, stop, kill, pause; and the repair of what killed processes left.
+
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::files::Lock;
+use super::guest::Wanted;
+use super::live::{self, Letter, Seen};
+use super::monitor::{self, FAILED, MONITOR_VERB, PROGRAM};
+use super::record::Ended;
+use super::status::{State, Status};
+use super::store::{self, Entry, Store};
+use crate::api::client::{self, Client};
+
+/// How long a monitor has to write down an end, or a control interface to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why something could not be done to a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its files.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// It is in another state than the command needs.
+    #[error("the guest {name} is {state}; {remedy}")]
+    State {
+        /// Its name.
+        name: String,
+        /// What it does.
+        state: State,
+        /// What to do first.
+        remedy: &'static str,
+    },
+    /// It did not start.
+    #[error("the guest {name} could not be started: {reason}")]
+    Start {
+        /// Its name.
+        name: String,
+        /// What its VMM said.
+        reason: String,
+    },
+    /// It refused, or did not answer.
+    #[error("the guest {name} did not do it: {source}")]
+    Api {
+        /// Its name.
+        name: String,
+        /// The answer.
+        source: client::Error,
+    },
+    /// A process.
+    #[error("cannot {what}: {source}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Something did not end in time.
+    #[error("{what} of the guest {name} (process {pid}) did not end within {seconds} seconds")]
+    Stuck {
+        /// Which process.
+        what: &'static str,
+        /// The guest's name.
+        name: String,
+        /// The process.
+        pid: i32,
+        /// How long was waited.
+        seconds: u64,
+    },
+}
+
+fn host<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
+    move |error| Error::Host { what, source: error.into() }
+}
+
+/// Starts a guest, detached. One that runs already is left as it is.
+///
+/// # Errors
+///
+/// [`Error::Start`] with the reason of its VMM.
+pub fn start(entry: &mut Entry) -> Result<(), Error> {
+    let Some(_lock) = lock_idle(entry, true)? else { return Ok(()) };
+    entry.guest.detached = true;
+    entry.guest.wanted = Wanted::Running;
+    entry.save()?;
+    let answer = spawn_monitor(entry)?;
+    match answer.trim_end().strip_prefix(FAILED) {
+        Some(reason) => {
+            let (name, reason) = (entry.guest.name.to_string(), reason.to_owned());
+            Err(Error::Start { name, reason })
+        }
+        None if answer.is_empty() => {
+            let name = entry.guest.name.to_string();
+            Err(Error::Start {
+                name,
+                reason: "its monitor ended; `carve inspect` says more".into(),
+            })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Starts a monitor for the guest and returns what it says about the VMM.
+fn spawn_monitor(entry: &Entry) -> Result<String, Error> {
+    let mut child = Command::new(PROGRAM)
+        .arg0("carve")
+        .args([MONITOR_VERB, entry.guest.id.as_str()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(host("start the guest's monitor"))?;
+    let mut line = String::new();
+    if let Some(pipe) = child.stdout.take() {
+        BufReader::new(pipe).read_line(&mut line).map_err(host("hear from the guest's monitor"))?;
+    }
+    Ok(line)
+}
+
+/// Ends a guest: presses its power button, and kills it if it has not ended after `timeout`. Its policy
+/// does not start it again.
+///
+/// # Errors
+///
+/// [`Error`]; a guest that does not run is none.
+pub fn stop(entry: &mut Entry, timeout: Duration) -> Result<(), Error> {
+    want(entry, Wanted::Stopped)?;
+    let status = entry.status()?;
+    let Some(vmm) = status.vmm else { return stop_restarting(entry, &status) };
+    let until = Instant::now() + timeout;
+    if status.state == State::Paused {
+        // It could not hear the button.
+        let _ = ask(entry, |client| client.post("/v1/resume"));
+    }
+    if ask(entry, |client| client.post("/v1/power-button")).is_ok() && wait_for(vmm, until)? {
+        return settle(entry);
+    }
+    if ask(entry, |client| client.post("/v1/end")).is_ok()
+        && wait_for(vmm, Instant::now() + PATIENCE)?
+    {
+        return settle(entry);
+    }
+    signal(entry, vmm, Signal::KILL)?;
+    settle(entry)
+}
+
+/// Ends a guest by a signal, at once.
+///
+/// # Errors
+///
+/// [`Error::State`] if it does not run.
+pub fn kill(entry: &mut Entry, number: Signal) -> Result<(), Error> {
+    let status = entry.status()?;
+    let Some(vmm) = status.vmm else {
+        if status.state == State::Restarting {
+            want(entry, Wanted::Stopped)?;
+            return stop_restarting(entry, &status);
+        }
+        return Err(not_running(entry, status.state));
+    };
+    want(entry, Wanted::Killed)?;
+    signal(entry, vmm, number)?;
+    if number == Signal::KILL { settle(entry) } else { Ok(()) }
+}
+
+/// Pauses or resumes a guest.
+///
+/// # Errors
+///
+/// [`Error::State`] if it does not run, [`Error::Api`] if it is paused already, or not.
+pub fn pause(entry: &Entry, paused: bool) -> Result<(), Error> {
+    let status = entry.status()?;
+    if status.vmm.is_none() {
+        return Err(not_running(entry, status.state));
+    }
+    ask(entry, |client| client.post(if paused { "/v1/pause" } else { "/v1/resume" }))
+}
+
+/// Asks a running guest something.
+///
+/// # Errors
+///
+/// [`Error::Api`].
+pub fn ask<T>(
+    entry: &Entry,
+    what: impl FnOnce(&mut Client) -> Result<T, client::Error>,
+) -> Result<T, Error> {
+    let failed = |source| Error::Api { name: entry.guest.name.to_string(), source };
+    let mut client = Client::connect(&entry.socket_path()).map_err(failed)?;
+    what(&mut client).map_err(failed)
+}
+
+/// Waits until the guest's present run has ended, and says how it did. A guest that does not run
+/// answers with its last end; one that was never started has none.
+///
+/// # Errors
+///
+/// A file cannot be read.
+pub fn wait(entry: &Entry) -> Result<Option<Ended>, Error> {
+    let first = entry.status()?;
+    if matches!(first.state, State::Created) && first.vmm.is_none() {
+        return Ok(None);
+    }
+    let run = first.record.as_ref().map(|record| record.run);
+    loop {
+        let status = match entry.status() {
+            Ok(status) => status,
+            // Removed at its end (`--rm`), perhaps between two looks.
+            Err(_) if !entry.state_folder().exists() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let Some(record) = &status.record else { return Ok(None) };
+        if record.ended.is_some() || Some(record.run) != run {
+            return Ok(record.ended.clone());
+        }
+        match status.vmm {
+            Some(vmm) => {
+                wait_for(vmm, Instant::now() + Duration::from_secs(3600))?;
+            }
+            None if status.monitor.is_none() => return Ok(Some(record.lost(None, false))),
+            None => thread::sleep(Duration::from_millis(2)),
+        }
+    }
+}
+
+/// Puts right what processes left that were killed: ends that nobody wrote down, monitors that are
+/// gone, guests to be removed or started again. Returns the guest's status then; nothing if it was
+/// removed.
+///
+/// # Errors
+///
+/// Files cannot be read or written.
+pub fn repair(store: &Store, entry: &mut Entry) -> Result<Option<Status>, Error> {
+    let status = entry.status()?;
+    let ended = status.record.as_ref().is_some_and(|record| record.ended.is_some());
+    let orphaned = status.vmm.is_some() && status.monitor.is_none() && entry.guest.detached;
+    let unfinished = status.vmm.is_none()
+        && status.monitor.is_none()
+        && (status.is_lost()
+            || (ended && (entry.guest.remove || entry.guest.wanted == Wanted::Running)));
+    if !orphaned && !unfinished {
+        return Ok(Some(status));
+    }
+    // Who holds the lock is about to change all this.
+    let Some(_lock) = entry.attempt_lock() else { return Ok(Some(status)) };
+    if entry.reload().is_err() {
+        return Ok(None);
+    }
+    let status = entry.status()?;
+    match (status.vmm, status.monitor, status.record.clone()) {
+        (Some(_), None, _) if entry.guest.detached => {
+            spawn_monitor(entry)?;
+        }
+        (None, None, Some(mut record)) => {
+            if record.ended.is_none() {
+                monitor::end_lost_run(store, entry, &mut record, None)?;
+            }
+            let code = record.ended.as_ref().map_or(0, |ended| ended.exit_code);
+            if monitor::wants_another_run(entry, code) {
+                spawn_monitor(entry)?;
+            } else if entry.guest.remove {
+                store.remove(entry)?;
+                return Ok(None);
+            }
+        }
+        _ => {}
+    }
+    Ok(Some(entry.status()?))
+}
+
+/// Removes a guest that does not run; with `force` one that does, too.
+///
+/// # Errors
+///
+/// [`Error::State`] if it runs.
+pub fn remove(store: &Store, entry: &mut Entry, force: bool) -> Result<(), Error> {
+    let status = entry.status()?;
+    if status.vmm.is_some() || status.state == State::Restarting {
+        if !force {
+            let name = entry.guest.name.to_string();
+            let remedy = "stop it first (carve stop), or remove it with -f";
+            return Err(Error::State { name, state: status.state, remedy });
+        }
+        match kill(entry, Signal::KILL) {
+            // It ended by itself meanwhile.
+            Ok(()) | Err(Error::State { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    match lock_idle(entry, false) {
+        Ok(Some(_lock)) => Ok(store.remove(entry)?),
+        Ok(None) => {
+            let (name, state) = (entry.guest.name.to_string(), State::Running);
+            let remedy = "another command started it meanwhile; try again";
+            Err(Error::State { name, state, remedy })
+        }
+        // Its monitor was faster (`--rm`).
+        Err(Error::Store(store::Error::NotFound(_))) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The lock of a guest that neither runs nor has a monitor; nothing if it runs. A monitor that is
+/// about to leave is waited for; with `wake_monitor` one that waits to start the guest again, too.
+fn lock_idle(entry: &mut Entry, wake_monitor: bool) -> Result<Option<Lock>, Error> {
+    loop {
+        let lock = entry.lock()?;
+        entry.reload()?;
+        let status = entry.status()?;
+        let Some(monitor) = status.monitor.filter(|_| status.vmm.is_none()) else {
+            return Ok(status.vmm.is_none().then_some(lock));
+        };
+        // A monitor takes the lock for its last words.
+        if wake_monitor && monitor.letter == Letter::Waiting {
+            entry.want(Wanted::Stopped)?;
+            wake(entry, monitor)?;
+        }
+        drop(lock);
+        wait_until_gone(entry, "the monitor", &entry.monitor_path(), PATIENCE)?;
+    }
+}
+
+fn not_running(entry: &Entry, state: State) -> Error {
+    let name = entry.guest.name.to_string();
+    Error::State { name, state, remedy: "start it first (carve start)" }
+}
+
+fn want(entry: &mut Entry, wanted: Wanted) -> Result<(), Error> {
+    let _lock = entry.lock()?;
+    Ok(entry.want(wanted)?)
+}
+
+/// A guest between two runs: its monitor is told that no other is wanted.
+fn stop_restarting(entry: &Entry, status: &Status) -> Result<(), Error> {
+    let Some(monitor) = status.monitor else { return Ok(()) };
+    wake(entry, monitor)?;
+    settle(entry)
+}
+
+/// Makes a monitor look again at what is wanted.
+fn wake(entry: &Entry, monitor: Seen) -> Result<(), Error> {
+    send(&entry.monitor_path(), monitor, Signal::TERM).map_err(host("wake the guest's monitor"))
+}
+
+/// Sends a signal to the guest's VMM.
+fn signal(entry: &Entry, vmm: Seen, number: Signal) -> Result<(), Error> {
+    send(&entry.vmm_path(), vmm, number).map_err(host("send a signal to the guest's process"))
+}
+
+/// Sends a signal to the process that was `seen` at `path`, and to no other that has its id by now.
+fn send(path: &Path, seen: Seen, number: Signal) -> io::Result<()> {
+    let pidfd = match pidfd_open(seen.pid, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        other => other?,
+    };
+    // Still the one that holds the lock: so the descriptor is of that process.
+    if live::look(path)?.is_none_or(|now| now.pid != seen.pid) {
+        return Ok(());
+    }
+    match pidfd_send_signal(&pidfd, number) {
+        Err(rustix::io::Errno::SRCH) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Waits for the end of a process. False: it still lives at `until`.
+fn wait_for(seen: Seen, until: Instant) -> Result<bool, Error> {
+    let pidfd = match pidfd_open(seen.pid, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(true),
+        other => other.map_err(host("watch the guest's process"))?,
+    };
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let time = Timespec::try_from(left).ok();
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], time.as_ref()) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(host("wait for the guest's process")(error)),
+        }
+    }
+}
+
+/// Waits until a guest that is ending has ended, and its monitor has written that down and left.
+fn settle(entry: &Entry) -> Result<(), Error> {
+    wait_until_gone(entry, "the process", &entry.vmm_path(), PATIENCE)?;
+    wait_until_gone(entry, "the monitor", &entry.monitor_path(), PATIENCE)
+}
+
+fn wait_until_gone(
+    entry: &Entry,
+    what: &'static str,
+    path: &Path,
+    patience: Duration,
+) -> Result<(), Error> {
+    let until = Instant::now() + patience;
+    while let Some(seen) = live::look(path).map_err(host("look for a process"))? {
+        if wait_for(seen, until)? {
+            continue;
+        }
+        let (name, pid) = (entry.guest.name.to_string(), Pid::as_raw(Some(seen.pid)));
+        return Err(Error::Stuck { what, name, pid, seconds: patience.as_secs() });
+    }
+    Ok(())
+}

@@ -1,0 +1,308 @@
+//! The monitor of a detached guest: a small process that starts the guest's VMM, keeps its console's
+//! log, writes down ends that the VMM could not, and starts the guest again where its policy says so.
+//!
+//! Nothing depends on its life but those three. A command that finds it dead starts another, which
+//! takes over a VMM that still runs.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid};
+
+use super::guest::{Restart, Wanted};
+use super::live::{self, Alive, Letter, Seen};
+use super::record::{Ended, Record};
+use super::store::{self, Entry, Store};
+use crate::signals::Signals;
+
+/// The program itself, also after its file was replaced by a newer one.
+pub(super) const PROGRAM: &str = "/proc/self/exe";
+/// The hidden verb that runs a monitor.
+pub const MONITOR_VERB: &str = "monitor";
+/// The hidden verb that runs a VMM under a monitor.
+pub const VMM_VERB: &str = "vmm";
+/// What a VMM says on standard output when its guest runs.
+pub const STARTED: &str = "started";
+/// What comes before the reason when it does not.
+pub const FAILED: &str = "failed: ";
+
+/// The first restart waits so long, each further one twice as long as the one before.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
+/// A run of this length is no failure to start: delays begin anew after it.
+const GOOD_RUN: Duration = Duration::from_secs(10);
+/// Messages of Carve about one guest, beyond which the oldest are dropped at the next start.
+const MESSAGES_LIMIT: u64 = 1 << 20;
+
+/// Why a monitor could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The files of the guest.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A process, lock or descriptor.
+    #[error("cannot {what}: {source}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+fn host<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
+    move |error| Error::Host { what, source: error.into() }
+}
+
+/// Watches over the guest of `entry` until there is nothing more to do: starts it, or takes over the
+/// VMM that runs already. What becomes of the first start is written to `answer`.
+///
+/// # Errors
+///
+/// [`Error`]; a second monitor ends without one.
+pub fn watch(store: &Store, entry: Entry, answer: impl Write) -> Result<(), Error> {
+    // Not the session of the terminal that the command was typed on.
+    let _ = setsid();
+    let _ = std::env::set_current_dir("/");
+    entry.make_runtime()?;
+    let alive = Alive::take(&entry.monitor_path()).map_err(host("lock the sign of life"))?;
+    let Some(alive) = alive else { return Ok(()) };
+    alive.say(Letter::Running).map_err(host("write the sign of life"))?;
+    let signals = Signals::new().map_err(host("take over signals"))?;
+    let mut monitor = Monitor { store, entry, alive, signals, failures: 0, restarts: 0 };
+    monitor.run(answer)
+}
+
+struct Monitor<'a> {
+    store: &'a Store,
+    entry: Entry,
+    alive: Alive,
+    signals: Signals,
+    /// Restarts in a row that did not lead to a good run.
+    failures: u32,
+    /// Restarts since the user started the guest.
+    restarts: u32,
+}
+
+/// A VMM that is watched.
+enum Vmm {
+    /// Started by this monitor.
+    Own(Child),
+    /// Found running.
+    Found(Pid),
+}
+
+impl Monitor<'_> {
+    fn run(&mut self, mut answer: impl Write) -> Result<(), Error> {
+        let seen = live::look(&self.entry.vmm_path()).map_err(host("look for the guest's VMM"))?;
+        let mut first = true;
+        let mut vmm = match seen {
+            Some(Seen { pid, .. }) => {
+                let _ = writeln!(answer, "{STARTED}");
+                Some(Vmm::Found(pid))
+            }
+            None => self.start(&mut answer)?,
+        };
+        drop(answer);
+        loop {
+            let begun = Instant::now();
+            let started = vmm.is_some();
+            let ended = match vmm.take() {
+                Some(vmm) => self.until_the_end(vmm)?,
+                None => self.entry.record()?.and_then(|record| record.ended),
+            };
+            if begun.elapsed() >= GOOD_RUN {
+                self.failures = 0;
+            }
+            // A guest that could not be started is not tried again: whoever started it knows.
+            let again = (started || !first)
+                && ended.is_some_and(|ended| self.is_to_start_again(ended.exit_code));
+            if !again || !self.wait_to_start_again()? {
+                break;
+            }
+            first = false;
+            self.failures = self.failures.saturating_add(1);
+            self.restarts = self.restarts.saturating_add(1);
+            vmm = self.start(&mut io::sink())?;
+        }
+        self.leave()
+    }
+
+    /// Nothing more is to be done for the guest.
+    fn leave(&mut self) -> Result<(), Error> {
+        let _lock = match self.entry.lock() {
+            Err(store::Error::NotFound(_)) => return Ok(()),
+            other => other?,
+        };
+        let ended = self.entry.record()?.is_some_and(|record| record.ended.is_some());
+        if ended && self.entry.guest.remove {
+            return Ok(self.store.remove(&self.entry)?);
+        }
+        // Whoever finds the guest so knows that no restart is due.
+        self.entry.reload()?;
+        if self.entry.guest.wanted == Wanted::Running {
+            self.entry.want(Wanted::Stopped)?;
+        }
+        Ok(())
+    }
+
+    /// Starts a VMM, and passes on to `answer` what becomes of it; nothing if it does not come up.
+    fn start(&mut self, answer: &mut impl Write) -> Result<Option<Vmm>, Error> {
+        self.alive.say(Letter::Running).map_err(host("write the sign of life"))?;
+        let messages = self.open_messages().map_err(host("open the file for Carve's messages"))?;
+        let mut child = Command::new(PROGRAM)
+            .arg0("carve")
+            .args([VMM_VERB, self.entry.guest.id.as_str(), &self.restarts.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(messages)
+            .spawn()
+            .map_err(host("start the guest's process"))?;
+        let line = child.stdout.take().map(first_line).unwrap_or_default();
+        let started = line.trim() == STARTED;
+        // Nobody may be left to hear it.
+        if line.is_empty() {
+            let _ = writeln!(
+                answer,
+                "{FAILED}the guest's process ended before the guest ran; `carve inspect` says more"
+            );
+        } else {
+            let _ = writeln!(answer, "{}", line.trim_end());
+        }
+        if started {
+            return Ok(Some(Vmm::Own(child)));
+        }
+        let status = child.wait().map_err(host("wait for the guest's process"))?;
+        self.write_end(status.signal())?;
+        Ok(None)
+    }
+
+    /// Where a VMM's own messages go.
+    fn open_messages(&self) -> io::Result<File> {
+        let path = self.entry.messages_path();
+        let mut options = OpenOptions::new();
+        let file = options.append(true).create(true).mode(0o600).open(&path)?;
+        if file.metadata()?.len() > MESSAGES_LIMIT {
+            file.set_len(0)?;
+        }
+        Ok(file)
+    }
+
+    /// Waits for the end of a VMM, and says how it ended.
+    fn until_the_end(&mut self, vmm: Vmm) -> Result<Option<Ended>, Error> {
+        let pid = match &vmm {
+            Vmm::Own(child) => Pid::from_child(child),
+            Vmm::Found(pid) => *pid,
+        };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => self.wait_for(&pidfd)?,
+            // It is gone already.
+            Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => return Err(host("watch the guest's process")(error)),
+        }
+        let signal = match vmm {
+            Vmm::Own(mut child) => {
+                child.wait().map_err(host("wait for the guest's process"))?.signal()
+            }
+            Vmm::Found(_) => None,
+        };
+        self.write_end(signal)
+    }
+
+    fn wait_for(&mut self, pidfd: &OwnedFd) -> Result<(), Error> {
+        loop {
+            if self.wait(Some(pidfd), None)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes sure that the end of the last run is written down.
+    fn write_end(&mut self, signal: Option<i32>) -> Result<Option<Ended>, Error> {
+        let Some(mut record) = self.entry.record()? else { return Ok(None) };
+        if record.ended.is_none() {
+            self.entry.reload()?;
+            end_lost_run(self.store, &self.entry, &mut record, signal)?;
+        }
+        Ok(record.ended)
+    }
+
+    fn is_to_start_again(&mut self, exit_code: u8) -> bool {
+        self.entry.reload().is_ok()
+            && self.entry.guest.wanted == Wanted::Running
+            && self.entry.guest.restart.follows(exit_code, self.failures)
+    }
+
+    /// Waits until it is time to start again. False: it is not wanted any more.
+    fn wait_to_start_again(&mut self) -> Result<bool, Error> {
+        self.alive.say(Letter::Waiting).map_err(host("write the sign of life"))?;
+        let delay = FIRST_DELAY.saturating_mul(1 << self.failures.min(16)).min(LONGEST_DELAY);
+        let details = [("in_milliseconds", delay.as_millis().to_string())];
+        self.store.journal().note(&self.entry.guest, "restarting", &details);
+        let until = Instant::now() + delay;
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            self.wait(None, Some(left))?;
+            if self.entry.reload().is_err() || self.entry.guest.wanted != Wanted::Running {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits for `pidfd`, a signal (somebody changed what is wanted), or the time to be over. Returns
+    /// whether the process is gone.
+    fn wait(&mut self, pidfd: Option<&OwnedFd>, time: Option<Duration>) -> Result<bool, Error> {
+        let mut sources = vec![PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
+        sources.extend(pidfd.map(|pidfd| PollFd::new(pidfd, PollFlags::IN)));
+        let time = time.and_then(|time| Timespec::try_from(time).ok());
+        match poll(&mut sources, time.as_ref()) {
+            Err(rustix::io::Errno::INTR) => return Ok(false),
+            other => other.map_err(host("wait"))?,
+        };
+        let gone = sources.get(1).is_some_and(|source| !source.revents().is_empty());
+        while self.signals.take().is_some() {}
+        Ok(gone)
+    }
+}
+
+/// Everything up to the first line's end, or to the end of what is written.
+fn first_line(pipe: ChildStdout) -> String {
+    let mut line = String::new();
+    let _ = BufReader::new(pipe).read_line(&mut line);
+    line
+}
+
+/// Writes down the end of a run whose VMM is gone without having done so.
+pub(super) fn end_lost_run(
+    store: &Store,
+    entry: &Entry,
+    record: &mut Record,
+    signal: Option<i32>,
+) -> Result<(), store::Error> {
+    let ended = record.lost(signal, entry.guest.wanted == Wanted::Killed);
+    let details = [
+        ("kind", ended.kind.clone()),
+        ("exit_code", ended.exit_code.to_string()),
+        ("message", ended.message.clone()),
+    ];
+    record.ended = Some(ended);
+    entry.write_record(record)?;
+    let _ = std::fs::remove_file(entry.socket_path());
+    store.journal().note(&entry.guest, "exited", &details);
+    Ok(())
+}
+
+/// Whether a guest whose monitor and VMM are both gone is to be started again.
+pub(super) fn wants_another_run(entry: &Entry, exit_code: u8) -> bool {
+    let guest = &entry.guest;
+    guest.detached
+        && guest.wanted == Wanted::Running
+        && guest.restart != Restart::No
+        && guest.restart.follows(exit_code, 0)
+}
