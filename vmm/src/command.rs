@@ -3,7 +3,9 @@
 //!
 //! The words for it on the wire are in [`api::types`](crate::api::types).
 
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{
+    Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel,
+};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{fmt, io};
@@ -12,6 +14,9 @@ use resources::config::VmConfig;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::api::types::{BalloonUpdate, DiskUpdate, NetUpdate, Statistics, Vm};
+
+/// How many commands may wait for the main loop, so that asking again and again takes no memory.
+const WAITING: usize = 128;
 
 /// One thing asked of a running guest.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +78,9 @@ pub enum Refusal {
     /// The guest has ended, or is just about to.
     #[error("the guest is ending")]
     Ending,
+    /// Too many commands wait for the main loop already.
+    #[error("{WAITING} commands wait for the guest's monitor already; try again later")]
+    Busy,
     /// The main loop did not get to it in time; it may still be carried out.
     #[error("the guest's monitor did not answer within {0} seconds")]
     Timeout(u64),
@@ -87,6 +95,35 @@ pub struct Asked {
     /// What is asked.
     pub command: Command,
     answer: SyncSender<Reply>,
+    // After the way back: whoever is woken finds either the answer or nobody who could give one.
+    _wake: Wake,
+}
+
+/// Wakes whoever waits for the answer when there is one, or none will come.
+#[derive(Debug)]
+struct Wake(Option<Arc<EventFd>>);
+
+impl Drop for Wake {
+    fn drop(&mut self) {
+        if let Some(event) = &self.0 {
+            let _ = event.write(1);
+        }
+    }
+}
+
+/// The answer to a command that nobody waits for on the spot.
+#[derive(Debug)]
+pub struct Pending(Receiver<Reply>);
+
+impl Pending {
+    /// The answer, once it is there.
+    pub fn take(&self) -> Option<Reply> {
+        match self.0.try_recv() {
+            Ok(reply) => Some(reply),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(Err(Refusal::Ending)),
+        }
+    }
 }
 
 impl Asked {
@@ -99,7 +136,7 @@ impl Asked {
 /// Where other threads put commands for the main loop. Clones lead to the same loop.
 #[derive(Clone)]
 pub struct Mailbox {
-    commands: Sender<Asked>,
+    commands: SyncSender<Asked>,
     event: Arc<EventFd>,
 }
 
@@ -124,7 +161,7 @@ impl Mailbox {
     /// The kernel's answer when it gives no eventfd.
     pub fn new() -> io::Result<(Self, Inbox)> {
         let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
-        let (sender, receiver) = channel();
+        let (sender, receiver) = sync_channel(WAITING);
         let inbox = Inbox { commands: Mutex::new(receiver), event: Arc::clone(&event) };
         Ok((Self { commands: sender, event }, inbox))
     }
@@ -135,13 +172,27 @@ impl Mailbox {
     ///
     /// The [`Refusal`], of the main loop or because there is none any more.
     pub fn ask(&self, command: Command, patience: Duration) -> Reply {
-        let (answer, answered) = sync_channel(1);
-        self.commands.send(Asked { command, answer }).map_err(|_| Refusal::Ending)?;
-        let _ = self.event.write(1);
+        let Pending(answered) = self.send(command, None)?;
         answered.recv_timeout(patience).map_err(|error| match error {
-            std::sync::mpsc::RecvTimeoutError::Timeout => Refusal::Timeout(patience.as_secs()),
-            std::sync::mpsc::RecvTimeoutError::Disconnected => Refusal::Ending,
+            RecvTimeoutError::Timeout => Refusal::Timeout(patience.as_secs()),
+            RecvTimeoutError::Disconnected => Refusal::Ending,
         })?
+    }
+
+    /// Asks and waits for nothing; `wake` is written to when there is something to take.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Ending`] and [`Refusal::Busy`].
+    pub fn send(&self, command: Command, wake: Option<Arc<EventFd>>) -> Result<Pending, Refusal> {
+        let (answer, answered) = sync_channel(1);
+        let asked = Asked { command, answer, _wake: Wake(wake) };
+        self.commands.try_send(asked).map_err(|error| match error {
+            TrySendError::Full(_) => Refusal::Busy,
+            TrySendError::Disconnected(_) => Refusal::Ending,
+        })?;
+        let _ = self.event.write(1);
+        Ok(Pending(answered))
     }
 }
 
@@ -172,6 +223,29 @@ mod command_test {
         assert_eq!(asked.command, Command::Pause);
         asked.answer(Err(Refusal::State("paused already".into())));
         assert!(matches!(asking.join().unwrap(), Err(Refusal::State(_))));
+    }
+
+    #[test]
+    fn who_does_not_wait_is_woken_by_the_answer_and_by_its_absence() {
+        let (mailbox, inbox) = Mailbox::new().unwrap();
+        let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+        let pending = mailbox.send(Command::End, Some(Arc::clone(&wake))).unwrap();
+        assert!(pending.take().is_none() && wake.read().is_err());
+        inbox.take().unwrap().answer(Ok(Answer::Done));
+        assert_eq!(wake.read().unwrap(), 1);
+        assert!(matches!(pending.take(), Some(Ok(Answer::Done))));
+        let pending = mailbox.send(Command::End, Some(Arc::clone(&wake))).unwrap();
+        drop(inbox);
+        assert_eq!(wake.read().unwrap(), 1);
+        assert_eq!(pending.take().unwrap().unwrap_err(), Refusal::Ending);
+    }
+
+    #[test]
+    fn commands_that_nobody_takes_do_not_pile_up() {
+        let (mailbox, _inbox) = Mailbox::new().unwrap();
+        let sent = (0..=WAITING).map_while(|_| mailbox.send(Command::Status, None).ok()).count();
+        assert_eq!(sent, WAITING);
+        assert_eq!(mailbox.send(Command::Status, None).unwrap_err(), Refusal::Busy);
     }
 
     #[test]

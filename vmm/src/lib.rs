@@ -8,6 +8,7 @@
 pub mod api;
 pub mod command;
 pub mod console;
+mod descriptor;
 mod event_loop;
 mod explain;
 pub mod guests;

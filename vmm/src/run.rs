@@ -15,6 +15,8 @@ use devices::bus::Action;
 use resources::config::{OnReboot, VmConfig};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::api::routes::Guest;
+use crate::api::server::{Limits, Server};
 use crate::api::types::{RunState, Vm};
 use crate::command::{Answer, Asked, Command, Mailbox, Refusal};
 use crate::console::Console;
@@ -141,7 +143,7 @@ fn host(what: &'static str) -> impl Fn(io::Error) -> Error {
 /// [`Error`] when the guest could not be started or KVM failed; the guest's own failures are an
 /// [`Outcome`].
 pub fn run(options: RunOptions) -> Result<Outcome, Error> {
-    let RunOptions { config, console, kvm_device, kernel_cache, start, control, announce } =
+    let RunOptions { config, console, kvm_device, kernel_cache, start, mut control, announce } =
         options;
     let timings = Arc::new(Timings::new(start));
     // Before any thread: all of them inherit the signal mask.
@@ -168,8 +170,15 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
     if sources.has_disks() {
         events.tick(TICK).map_err(host("make a timer"))?;
     }
-    let (_mailbox, inbox) = Mailbox::new().map_err(host("create an eventfd"))?;
+    let (mailbox, inbox) = Mailbox::new().map_err(host("create an eventfd"))?;
     events.listen(inbox);
+    // Ends after the main loop, whose last answers it sends.
+    let _api = control
+        .socket
+        .take()
+        .map(|socket| Server::start(socket, Guest::new(mailbox), Limits::default()))
+        .transpose()
+        .map_err(host("start the control interface"))?;
     for (console, path) in sources.consoles().into_iter().flat_map(ConsoleBackEnds::terminals) {
         announce(&format!("console.{console} is the terminal {}", path.display()));
     }

@@ -11,6 +11,12 @@ use serde::{Deserialize, Serialize};
 /// The version of the interface, the first part of every path.
 pub const VERSION: &str = "v1";
 
+/// What a connection goes over to for the console: bytes, both ways.
+pub const CONSOLE_PROTOCOL: &str = "carve-console";
+
+/// The header field that says which byte of the console's output comes first.
+pub const CONSOLE_OFFSET: &str = "Carve-Console-Offset";
+
 /// What a running guest is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -28,6 +28,8 @@ use rustix::net::{RecvFlags, recv};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::descriptor::descriptor;
+
 const PROGRAM: &str = "passt";
 /// Longest to wait for a sign of life. One that gives none may still be alive.
 const START: Duration = Duration::from_millis(300);
@@ -378,11 +380,6 @@ impl Lines {
 fn end(child: &mut Child) {
     let _ = child.kill();
     let _ = child.wait();
-}
-
-fn descriptor(event: &EventFd) -> BorrowedFd<'_> {
-    // SAFETY: open as long as `event` is borrowed.
-    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 fn timespec(time: Duration) -> Timespec {

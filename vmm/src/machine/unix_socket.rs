@@ -52,6 +52,19 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The same of another path: of the one that was meant where a shorter one was used.
+    pub fn about(self, path: &Path) -> Self {
+        let path = path.to_owned();
+        match self {
+            Self::PathTooLong(_) => Self::PathTooLong(path),
+            Self::InUse(_) => Self::InUse(path),
+            Self::NotASocket(_) => Self::NotASocket(path),
+            Self::Listen { source, .. } => Self::Listen { path, source },
+        }
+    }
+}
+
 /// A listening stream socket that does not block. Its file goes with this value, unless another has
 /// taken its place.
 #[derive(Debug)]
@@ -73,25 +86,9 @@ impl UnixSocket {
     ///
     /// [`Error`] naming the path, the reason and the remedy.
     pub fn listen(path: &Path, backlog: i32) -> Result<Self, Error> {
-        if path.as_os_str().len() > MAX_PATH {
-            return Err(Error::PathTooLong(path.to_owned()));
-        }
-        let failed = |source| Error::Listen { path: path.to_owned(), source };
-        // Between bind() and listen() a socket looks as though left behind, and what was left behind may be
-        // another's new one by the time it is removed: one after the other.
-        let _lock = lock_folder(path);
-        let listener = match bind(path, backlog) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                remove_stale(path)?;
-                bind(path, backlog)
-            }
-            result => result,
-        };
-        let listener = listener.map_err(|source| match source.kind() {
-            ErrorKind::AddrInUse => Error::InUse(path.to_owned()),
-            _ => failed(source),
-        })?;
-        let identity = Identity::of(path).map_err(failed)?;
+        let listener = listen(path, backlog)?;
+        let identity =
+            Identity::of(path).map_err(|source| Error::Listen { path: path.to_owned(), source })?;
         Ok(Self { listener: Arc::new(listener), path: path.to_owned(), identity })
     }
 
@@ -120,6 +117,31 @@ impl Identity {
     fn of(path: &Path) -> io::Result<Self> {
         fs::symlink_metadata(path).map(|file| Self(file.dev(), file.ino()))
     }
+}
+
+/// A listening socket as [`UnixSocket::listen`] makes it, whose file stays when it is closed.
+///
+/// # Errors
+///
+/// [`Error`] naming the path, the reason and the remedy.
+pub fn listen(path: &Path, backlog: i32) -> Result<UnixListener, Error> {
+    if path.as_os_str().len() > MAX_PATH {
+        return Err(Error::PathTooLong(path.to_owned()));
+    }
+    // Between bind() and listen() a socket looks as though left behind, and what was left behind may be
+    // another's new one by the time it is removed: one after the other.
+    let _lock = lock_folder(path);
+    let listener = match bind(path, backlog) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            remove_stale(path)?;
+            bind(path, backlog)
+        }
+        result => result,
+    };
+    listener.map_err(|source| match source.kind() {
+        ErrorKind::AddrInUse => Error::InUse(path.to_owned()),
+        _ => Error::Listen { path: path.to_owned(), source },
+    })
 }
 
 /// Connects to whoever listens at `path`, now or not at all: nothing waits for a full backlog. The

@@ -1,0 +1,264 @@
+//! The thread that serves a control interface: accepts, polls, and gives every connection its turn.
+//!
+//! It waits for nothing but its poll(2). What there is to serve is a [`Service`]'s; one connection is in
+//! `connection`.
+
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::connection::{Connection, Fate, check_peer};
+use super::http::{Bounds, Request, Response};
+use super::problem::Problem;
+use crate::command::Pending;
+use crate::descriptor::descriptor;
+
+/// Stack of the thread in bytes. JSON of a hostile client nests at most 128 deep (serde_json).
+const STACK: usize = 128 << 10;
+
+/// How long nobody is accepted when the host has no descriptor or memory for one.
+const SHORTAGE: Duration = Duration::from_millis(100);
+
+/// How long clients have to take their last response when the server ends.
+const LAST_RESPONSES: Duration = Duration::from_millis(100);
+
+/// What is served.
+pub trait Service: Send {
+    /// Answers a request without waiting for anything. An answer that comes later writes to `wake`.
+    ///
+    /// # Errors
+    ///
+    /// Why it is refused.
+    fn handle(&mut self, request: &Request, wake: &Arc<EventFd>) -> Result<Handled, Problem>;
+}
+
+/// How a request is answered.
+#[derive(Debug)]
+pub enum Handled {
+    /// At once.
+    Now(Response),
+    /// When the main loop has answered.
+    Later(Pending),
+}
+
+/// What clients can take of the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of a request.
+    pub bounds: Bounds,
+    /// Connections; further ones wait in the socket's backlog.
+    pub connections: usize,
+    /// For a request to come whole, and for a response to be taken.
+    pub request: Duration,
+    /// For the next request to begin.
+    pub idle: Duration,
+    /// For the main loop to answer.
+    pub answer: Duration,
+    /// For a refused client to stop sending.
+    pub farewell: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            bounds: Bounds { head: 8 << 10, body: 64 << 10 },
+            connections: 64,
+            request: Duration::from_secs(10),
+            idle: Duration::from_secs(30),
+            answer: Duration::from_secs(10),
+            farewell: Duration::from_secs(2),
+        }
+    }
+}
+
+/// A control interface being served. Ends with this value.
+#[derive(Debug)]
+pub struct Server {
+    stop: Arc<AtomicBool>,
+    wake: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Serves `service` to whoever connects to `listener`, on a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// The host has no more threads or descriptors.
+    pub fn start(
+        listener: UnixListener,
+        service: impl Service + 'static,
+        limits: Limits,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut serving = Serving {
+            listener,
+            service: Box::new(service),
+            limits,
+            connections: Vec::new(),
+            wake: Arc::clone(&wake),
+            accept_again: None,
+        };
+        let stopped = Arc::clone(&stop);
+        let body = move || serving.run(&stopped);
+        let thread = thread::Builder::new().name("api".into()).stack_size(STACK).spawn(body)?;
+        Ok(Self { stop, wake, thread: Some(thread) })
+    }
+}
+
+impl Drop for Server {
+    /// Ends the thread once clients have taken the responses that are due, or had a moment to.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        let _ = self.wake.write(1);
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!(
+                "the control interface panicked: this is a bug in Carve, please report it"
+            );
+        }
+    }
+}
+
+/// The thread's own.
+struct Serving {
+    listener: UnixListener,
+    service: Box<dyn Service>,
+    limits: Limits,
+    connections: Vec<Connection>,
+    wake: Arc<EventFd>,
+    /// Until then nobody is accepted, for want of descriptors.
+    accept_again: Option<Instant>,
+}
+
+impl Serving {
+    fn run(&mut self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Acquire) {
+            let Some(ready) = self.poll(self.patience()) else { return };
+            self.turn(&ready);
+            self.accept(&ready);
+        }
+        let until = Instant::now() + LAST_RESPONSES;
+        self.accept_again = Some(until + LAST_RESPONSES);
+        loop {
+            // First a look without waiting: most responses fit into the socket.
+            self.turn(&[]);
+            self.connections.retain(Connection::owes);
+            let left = until.saturating_duration_since(Instant::now());
+            if self.connections.is_empty() || left.is_zero() || self.poll(Some(left)).is_none() {
+                return;
+            }
+        }
+    }
+
+    /// How long nothing has to be done unless something happens; none for ever.
+    fn patience(&self) -> Option<Duration> {
+        if self.connections.iter().any(Connection::has_work) {
+            return Some(Duration::ZERO);
+        }
+        let deadlines = self.connections.iter().map(Connection::deadline);
+        let first = deadlines.chain(self.accept_again).min()?;
+        Some(first.saturating_duration_since(Instant::now()))
+    }
+
+    /// Waits, and says what each connection's socket is ready for, and the listener's at the end.
+    /// None if the kernel cannot.
+    fn poll(&self, patience: Option<Duration>) -> Option<Vec<PollFlags>> {
+        let accepting = match self.accept_again {
+            None if self.has_room() => PollFlags::IN,
+            _ => PollFlags::empty(),
+        };
+        let mut fds: Vec<_> = self
+            .connections
+            .iter()
+            .map(|connection| PollFd::new(connection, connection.interest()))
+            .chain([
+                PollFd::new(&self.listener, accepting),
+                PollFd::from_borrowed_fd(descriptor(&self.wake), PollFlags::IN),
+            ])
+            .collect();
+        let timeout = patience.and_then(|patience| Timespec::try_from(patience).ok());
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => {
+                tracing::error!("the control interface ends, as it cannot wait: {error}");
+                return None;
+            }
+        }
+        let _ = self.wake.read();
+        fds.pop();
+        Some(fds.iter().map(PollFd::revents).collect())
+    }
+
+    /// Gives every connection that can do something its turn. Without `ready` all are tried.
+    fn turn(&mut self, ready: &[PollFlags]) {
+        let now = Instant::now();
+        let (service, wake) = (&mut *self.service, &self.wake);
+        let mut at = 0;
+        self.connections.retain_mut(|connection| {
+            let ready = ready.get(at).copied().unwrap_or(connection.interest());
+            at += 1;
+            let due = connection.is_waiting() || connection.has_work();
+            let due = due || !ready.is_empty() || connection.deadline() <= now;
+            !due || connection.step(ready, now, service, wake) == Fate::Keep
+        });
+    }
+
+    /// Whether one more can be accepted: there is room, or can be made.
+    fn has_room(&self) -> bool {
+        self.connections.len() < self.limits.connections
+            || self.connections.iter().any(Connection::is_idle)
+    }
+
+    /// Accepts whoever waits. `ready` ends with the listener.
+    fn accept(&mut self, ready: &[PollFlags]) {
+        let now = Instant::now();
+        if self.accept_again.is_some_and(|time| time <= now) {
+            self.accept_again = None;
+        }
+        if !ready.last().is_some_and(|listener| listener.contains(PollFlags::IN)) {
+            return;
+        }
+        while self.has_room() {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            match accept_with(&self.listener, flags) {
+                Ok(socket) => self.welcome(socket.into(), now),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(Errno::AGAIN) => return,
+                Err(error) => {
+                    tracing::warn!("a client of the control interface has to wait: {error}");
+                    self.accept_again = Some(now + SHORTAGE);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn welcome(&mut self, socket: UnixStream, now: Instant) {
+        if self.connections.len() >= self.limits.connections {
+            // The one that has been idle for longest goes; its client expects that sooner or later.
+            let idle = self.connections.iter().enumerate().filter(|(_, one)| one.is_idle());
+            let Some((oldest, _)) = idle.min_by_key(|(_, one)| one.deadline()) else { return };
+            self.connections.swap_remove(oldest);
+        }
+        let peer = check_peer(&socket);
+        let mut connection = Connection::new(socket, self.limits, now);
+        if let Err(problem) = peer {
+            connection.refuse(problem, now);
+        }
+        self.connections.push(connection);
+    }
+}
+
+#[cfg(test)]
+#[path = "server_test.rs"]
+mod server_test;
