@@ -35,28 +35,29 @@ struct Report<'a> {
 /// There is no place for guests.
 pub fn run(args: &InspectArgs) -> Result<ExitCode, super::Error> {
     let store = Store::of_user()?;
-    let mut reports = Vec::new();
+    let mut found = Vec::new();
     let mut code = None;
     for name in &args.which.guests {
-        match report(&store, name) {
-            Ok(report) => reports.push(report),
+        match look(&store, name) {
+            Ok(one) => found.push(one),
             Err(error) => {
-                exit::say(&format!("error: {}", explain(error.as_ref())));
+                exit::say(&format!("error: {}", explain(&error)));
                 code = Some(ExitCode::from(1));
             }
         }
     }
+    let reports: Vec<_> = found.iter().map(|(entry, status)| describe(entry, status)).collect();
     let mut text = serde_json::to_vec_pretty(&reports)?;
     text.push(b'\n');
     let printed = exit::print(&text);
     Ok(code.unwrap_or(printed))
 }
 
-fn report(store: &Store, name: &str) -> Result<serde_json::Value, super::Error> {
+fn look(store: &Store, name: &str) -> Result<(Entry, Status), life::Error> {
     let mut entry = store.find(name)?;
     let status = life::repair(store, &mut entry)?;
     let status = status.ok_or_else(|| vmm::guests::Error::NotFound(name.to_owned()))?;
-    Ok(serde_json::to_value(describe(&entry, &status))?)
+    Ok((entry, status))
 }
 
 fn describe<'a>(entry: &'a Entry, status: &'a Status) -> Report<'a> {

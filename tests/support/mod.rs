@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{LazyLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,23 @@ pub fn carve() -> Command {
     let built = option_env!("CARGO_BIN_EXE_carve").map(PathBuf::from);
     let path = std::env::var_os("CARVE_BIN").map(PathBuf::from).or(built);
     let mut command = Command::new(path.expect("a carve binary: set CARVE_BIN"));
+    command.env("CARVE_ROOT", store());
     // Tests may run under `nohup` or in the background of a shell, which ignore some of these; Carve keeps to that.
     on_ending_signals(&mut command, libc::SIG_DFL);
     command
+}
+
+/// Where this test process keeps its guests, removed when it ends.
+pub fn store() -> &'static Path {
+    static STORE: LazyLock<PathBuf> = LazyLock::new(|| {
+        extern "C" fn remove() {
+            let _ = std::fs::remove_dir_all(&*STORE);
+        }
+        // SAFETY: the function does not unwind, and needs nothing that is gone by then.
+        unsafe { libc::atexit(remove) };
+        std::env::temp_dir().join(format!("carve-tests-{}", std::process::id()))
+    });
+    &STORE
 }
 
 /// Makes `command` start with `action`, `SIG_DFL` or `SIG_IGN`, for the signals that end Carve.

@@ -147,6 +147,7 @@ pub fn stop(entry: &mut Entry, timeout: Duration) -> Result<(), Error> {
     {
         return settle(entry);
     }
+    want(entry, Wanted::Killed)?;
     signal(entry, vmm, Signal::KILL)?;
     settle(entry)
 }

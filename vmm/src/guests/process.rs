@@ -1,6 +1,5 @@
 //! A guest's own process: the run of its machine, with everything that tells others about it.
 
-use std::os::unix::net::UnixListener;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -10,6 +9,8 @@ use std::{fs, io};
 use super::live::{Alive, Letter};
 use super::record::{Ended, Record};
 use super::store::{self, Entry, Store};
+use crate::api::socket;
+use crate::machine::unix_socket;
 use crate::run::{self, Control, Notice, RunOptions};
 use crate::{Console, Outcome, explain};
 
@@ -30,6 +31,9 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// Its control interface.
+    #[error(transparent)]
+    Socket(#[from] unix_socket::Error),
     /// The machine.
     #[error(transparent)]
     Run(#[from] run::Error),
@@ -106,7 +110,7 @@ fn guest(
     let guest = &entry.guest;
     std::env::set_current_dir(&guest.folder)
         .map_err(host(&format!("go to {}, where the guest was created", guest.folder.display())))?;
-    let socket = bind(&entry.socket_path()).map_err(host("make the guest's control socket"))?;
+    let socket = socket::bind(&entry.socket_path())?;
     let (journal, noted) = (store.journal().clone(), guest.clone());
     let mut started = Some(started);
     let notify = move |notice: &Notice| {
@@ -143,11 +147,4 @@ fn guest(
         announce: setup.announce,
     };
     Ok(run::run(options)?)
-}
-
-fn bind(path: &std::path::Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => UnixListener::bind(path),
-    }
 }
