@@ -23,3 +23,9 @@ mod which;
 
 /// What a verb answers with when it fails for a reason of Carve's own.
 type Error = Box<dyn std::error::Error>;
+
+/// What `ps` and `top` show, of a process that was started as `/proc/self/exe`.
+fn set_process_name(name: &std::ffi::CStr) {
+    // A name is for people alone.
+    let _ = rustix::thread::set_name(name);
+}

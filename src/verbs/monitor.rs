@@ -13,6 +13,7 @@ use crate::cli::guests::MonitorArgs;
 ///
 /// There is no such guest, or the monitor cannot work.
 pub fn run(args: &MonitorArgs) -> Result<ExitCode, super::Error> {
+    super::set_process_name(c"carve-monitor");
     let store = Store::of_user()?;
     let entry = args.id.parse().ok().and_then(|id| store.load(&id).transpose());
     let entry = entry.unwrap_or_else(|| Err(Error::NotFound(args.id.clone())))?;

@@ -16,6 +16,7 @@ use crate::exit;
 /// Runs the guest and answers with the exit code of its end. Its monitor is told on standard output
 /// whether it started.
 pub fn run(args: &VmmArgs, start: Instant) -> ExitCode {
+    super::set_process_name(c"carve-vmm");
     match guest(args, start) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -86,25 +86,19 @@ fn host<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
 ///
 /// [`Error::Start`] with the reason of its VMM.
 pub fn start(entry: &mut Entry) -> Result<(), Error> {
-    let Some(_lock) = lock_idle(entry, true)? else { return Ok(()) };
+    let Some(lock) = lock_idle(entry, true)? else { return Ok(()) };
     entry.guest.detached = true;
     entry.guest.wanted = Wanted::Running;
     entry.save()?;
     let answer = spawn_monitor(entry)?;
-    match answer.trim_end().strip_prefix(FAILED) {
-        Some(reason) => {
-            let (name, reason) = (entry.guest.name.to_string(), reason.to_owned());
-            Err(Error::Start { name, reason })
-        }
-        None if answer.is_empty() => {
-            let name = entry.guest.name.to_string();
-            Err(Error::Start {
-                name,
-                reason: "its monitor ended; `carve inspect` says more".into(),
-            })
-        }
-        None => Ok(()),
-    }
+    let reason = match answer.trim_end().strip_prefix(FAILED) {
+        Some(reason) => reason,
+        None if answer.is_empty() => "its monitor ended; `carve inspect` says more",
+        None => return Ok(()),
+    };
+    drop(lock);
+    wait_until_gone(entry, "the monitor", &entry.monitor_path(), PATIENCE)?;
+    Err(Error::Start { name: entry.guest.name.to_string(), reason: reason.to_owned() })
 }
 
 /// Starts a monitor for the guest and returns what it says about the VMM.

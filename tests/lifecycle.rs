@@ -1,0 +1,354 @@
+//! Guests from their creation to their removal, by the commands a user types, with guests of a few
+//! instructions on this host's own KVM.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::{carve, have_kvm, payload};
+use tempfile::{TempDir, TempPath};
+
+/// A user's guests, in a folder of their own; all of them are killed in the end.
+struct Host {
+    root: TempDir,
+}
+
+/// What a command answered.
+#[derive(Debug)]
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    #[track_caller]
+    fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{self:?}");
+        self.out.trim_end().to_owned()
+    }
+
+    /// A refusal that has these words.
+    #[track_caller]
+    fn refused(self, words: &[&str]) {
+        assert!(self.code != 0, "{self:?}");
+        for word in words {
+            assert!(self.err.contains(word), "no {word:?} in {self:?}");
+        }
+    }
+}
+
+impl Host {
+    fn new() -> Self {
+        Self { root: tempfile::tempdir().unwrap() }
+    }
+
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = carve();
+        command.env("CARVE_ROOT", self.root.path()).current_dir(self.root.path());
+        command.args(["--log-level", "error"]).args(arguments.split_whitespace());
+        command
+    }
+
+    fn carve(&self, arguments: &str) -> Said {
+        let Output { status, stdout, stderr } = self.command(arguments).output().unwrap();
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Said { code: status.code().unwrap_or(-1), out: text(&stdout), err: text(&stderr) }
+    }
+
+    /// All guests, as `ps` lists them.
+    fn guests(&self) -> Vec<Value> {
+        let list: Value = serde_json::from_str(&self.carve("ps -a --format json").ok()).unwrap();
+        list["guests"].as_array().unwrap().clone()
+    }
+
+    fn state(&self, name: &str) -> String {
+        let found = self.guests().into_iter().find(|guest| guest["name"] == name);
+        found.map_or_else(|| "none".to_owned(), |guest| guest["state"].as_str().unwrap().to_owned())
+    }
+
+    fn inspect(&self, name: &str) -> Value {
+        let report: Value =
+            serde_json::from_str(&self.carve(&format!("inspect {name}")).ok()).unwrap();
+        report[0].clone()
+    }
+
+    /// Kills the guest's VMM, its monitor, or both, without a warning.
+    fn kill_9(&self, name: &str, which: &[&str]) {
+        let report = self.inspect(name);
+        let pids = which.iter().filter_map(|key| report[key].as_i64());
+        for pid in pids.collect::<Vec<_>>() {
+            Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+            until(|| !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid));
+        }
+    }
+
+    /// Processes that were started for guests of this host.
+    fn processes(&self) -> Vec<String> {
+        let mark = format!("CARVE_ROOT={}\0", self.root.path().display());
+        let listed = std::fs::read_dir("/proc").unwrap().flatten();
+        let of_ours = |folder: &PathBuf| {
+            std::fs::read(folder.join("environ"))
+                .is_ok_and(|environment| String::from_utf8_lossy(&environment).contains(&mark))
+        };
+        let folders = listed.map(|entry| entry.path()).filter(of_ours);
+        folders.filter_map(|folder| std::fs::read_to_string(folder.join("comm")).ok()).collect()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for guest in self.guests() {
+            self.carve(&format!("rm -f {}", guest["id"].as_str().unwrap()));
+        }
+    }
+}
+
+fn zombie(pid: i64) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+}
+
+#[track_caller]
+fn until(condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(60), "it did not come to that");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A guest that runs until it is stopped, and `run -d` of it.
+fn spinning(host: &Host, name: &str, flags: &str) -> TempPath {
+    let kernel = payload::elf(payload::spin());
+    host.carve(&run_of(&kernel, name, flags)).ok();
+    kernel
+}
+
+fn run_of(kernel: &Path, name: &str, flags: &str) -> String {
+    format!("run -d --name {name} --memory 16MiB {flags} --kernel {}", kernel.display())
+}
+
+macro_rules! kvm_tests {
+    ($($(#[$attribute:meta])* fn $name:ident() $body:block)+) => {
+        $($(#[$attribute])* #[test] fn $name() { if have_kvm() { $body } })+
+    };
+}
+
+kvm_tests! {
+    fn a_detached_guest_runs_until_it_is_stopped_and_is_there_until_it_is_removed() {
+        let host = Host::new();
+        let kernel = payload::elf(payload::spin());
+        let id = host.carve(&run_of(&kernel, "web", "--label tier=front")).ok();
+        let listed = host.guests();
+        assert_eq!((listed.len(), &listed[0]["id"], &listed[0]["state"]), (1, &Value::from(id.clone()), &"running".into()));
+        assert_eq!(listed[0]["labels"]["tier"], "front");
+        assert_eq!(host.carve("ps -q").ok(), id);
+        // It hears no power button.
+        assert_eq!(host.carve("stop -t 0 web").ok(), "web");
+        assert_eq!(host.carve("ps -q").ok(), "");
+        let report = host.inspect(&id[..5]);
+        assert_eq!((report["state"].as_str(), report["last_run"]["ended"]["exit_code"].as_u64()), (Some("exited"), Some(137)));
+        assert!(host.processes().is_empty(), "{:?}", host.processes());
+        host.carve("rm web").ok();
+        assert!(host.guests().is_empty());
+        assert_eq!(std::fs::read_dir(host.root.path().join("run")).unwrap().count(), 0);
+        let journal = std::fs::read_to_string(host.root.path().join("state/events.ndjson")).unwrap();
+        let events: Vec<_> = journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["event"].clone()).collect();
+        assert_eq!(events, ["created", "started", "power-button", "exited", "removed"]);
+    }
+
+    fn a_guest_is_created_started_waited_for_and_started_again() {
+        let host = Host::new();
+        let kernel = payload::elf(payload::power_off());
+        host.carve(&run_of(&kernel, "job", "").replace("run -d", "create")).ok();
+        assert_eq!((host.state("job").as_str(), host.carve("wait job").ok().as_str()), ("created", "0"));
+        for run in 1..=2 {
+            host.carve("start job").ok();
+            assert_eq!(host.carve("wait job").ok(), "0");
+            until(|| host.state("job") == "exited");
+            let report = host.inspect("job");
+            assert_eq!((report["last_run"]["run"].as_u64(), report["last_run"]["ended"]["kind"].as_str()), (Some(run), Some("powered-off")));
+        }
+    }
+
+    fn what_keeps_a_guest_from_starting_is_said_by_the_command_that_starts_it() {
+        let host = Host::new();
+        let kernel = payload::elf(payload::spin());
+        host.carve(&run_of(&kernel, "web", "").replace("run -d", "create")).ok();
+        let path = kernel.to_path_buf();
+        drop(kernel);
+        host.carve("start web").refused(&["web could not be started", path.to_str().unwrap(), "No such file"]);
+        assert_eq!(host.state("web"), "exited");
+        assert_eq!(host.inspect("web")["last_run"]["ended"]["exit_code"], 125);
+        let kernel = payload::elf(payload::spin());
+        host.carve(&run_of(&kernel, "db", "--kvm-device /dev/null")).refused(&["db could not be started", "/dev/null"]);
+        assert!(host.processes().is_empty(), "{:?}", host.processes());
+    }
+
+    fn names_belong_to_one_guest_at_a_time() {
+        let host = Host::new();
+        let kernel = spinning(&host, "web", "");
+        host.carve(&run_of(&kernel, "web", "")).refused(&["the name web is taken"]);
+        host.carve("rename web front").ok();
+        host.carve("kill web").refused(&["no guest web"]);
+        host.carve(&run_of(&kernel, "web", "")).ok();
+        host.carve("rename front web").refused(&["taken"]);
+        host.carve("kill front web").ok();
+        host.carve("prune").ok();
+        assert!(host.guests().is_empty());
+    }
+
+    fn verbs_refuse_what_makes_no_sense_and_say_what_would() {
+        let host = Host::new();
+        host.carve("stop nobody").refused(&["no guest nobody", "carve ps -a"]);
+        let _kernel = spinning(&host, "web", "");
+        host.carve("rm web").refused(&["web is running", "carve stop", "-f"]);
+        host.carve("start web").ok();
+        host.carve("unpause web").refused(&["web"]);
+        host.carve("kill web").ok();
+        host.carve("kill web").refused(&["web is exited", "carve start"]);
+        host.carve("pause web").refused(&["web is exited"]);
+        host.carve("stop web").ok();
+        let both = host.carve("rm nobody web");
+        assert_eq!((both.code, both.out.as_str()), (1, "web\n"), "{both:?}");
+        host.carve("run -d --rm --restart always --kernel x").refused(&["--rm", "--restart"]);
+        host.carve("run --restart always --kernel /dev/null").refused(&["-d"]);
+    }
+
+    fn ends_are_explained() {
+        let host = Host::new();
+        let kernel = payload::elf(payload::triple_fault());
+        host.carve(&run_of(&kernel, "faulty", "")).ok();
+        assert_eq!(host.carve("wait faulty").ok(), "1");
+        let ended = host.inspect("faulty")["last_run"]["ended"].clone();
+        assert_eq!(ended["kind"], "crashed");
+        assert!(ended["message"].as_str().unwrap().contains("triple fault"), "{ended}");
+        let _kernel = spinning(&host, "web", "");
+        host.carve("kill web").ok();
+        assert_eq!(host.inspect("web")["last_run"]["ended"]["message"], "the guest was killed on request");
+    }
+
+    fn a_killed_monitor_is_replaced_and_the_guest_goes_on() {
+        let host = Host::new();
+        let _kernel = spinning(&host, "web", "--rm");
+        let before = host.inspect("web");
+        host.kill_9("web", &["monitor_pid"]);
+        assert_eq!(host.state("web"), "running");
+        until(|| host.inspect("web")["monitor_pid"].is_i64());
+        let after = host.inspect("web");
+        assert_eq!(before["pid"], after["pid"]);
+        assert_ne!(before["monitor_pid"], after["monitor_pid"]);
+        // The new one does what the old one would have done.
+        host.kill_9("web", &["pid"]);
+        until(|| host.state("web") == "none" && host.processes().is_empty());
+    }
+
+    fn a_guest_whose_processes_were_all_killed_is_put_right_by_the_next_command() {
+        let host = Host::new();
+        let _kernel = spinning(&host, "web", "");
+        let _other = spinning(&host, "gone", "--rm");
+        for name in ["web", "gone"] {
+            host.kill_9(name, &["monitor_pid", "pid"]);
+        }
+        assert_eq!((host.state("web").as_str(), host.state("gone").as_str()), ("exited", "none"));
+        let ended = host.inspect("web")["last_run"]["ended"].clone();
+        assert_eq!((ended["kind"].as_str(), ended["exit_code"].as_u64()), (Some("killed"), Some(137)));
+        host.carve("start web").ok();
+        assert_eq!(host.state("web"), "running");
+    }
+
+    fn policies_start_guests_again() {
+        let host = Host::new();
+        let faulty = payload::elf(payload::triple_fault());
+        host.carve(&run_of(&faulty, "twice", "--restart on-failure:2")).ok();
+        until(|| host.inspect("twice")["last_run"]["restarts"] == 2 && host.state("twice") == "exited");
+        let done = payload::elf(payload::power_off());
+        host.carve(&run_of(&done, "once", "--restart on-failure")).ok();
+        until(|| host.state("once") == "exited" && host.inspect("once")["monitor_pid"].is_null());
+        assert_eq!(host.inspect("once")["last_run"]["restarts"], 0);
+        host.carve(&run_of(&done, "always", "--restart always")).ok();
+        until(|| host.inspect("always")["last_run"]["restarts"].as_u64() >= Some(3));
+        // Also while it waits for its next start.
+        host.carve("stop always").ok();
+        assert_eq!(host.state("always"), "exited");
+        assert!(host.processes().is_empty(), "{:?}", host.processes());
+    }
+
+    fn a_guest_is_started_again_whose_monitor_died_while_waiting() {
+        let host = Host::new();
+        let done = payload::elf(payload::power_off());
+        host.carve(&run_of(&done, "always", "--restart always")).ok();
+        until(|| host.state("always") == "restarting" && host.inspect("always")["last_run"]["restarts"].as_u64() >= Some(3));
+        host.kill_9("always", &["monitor_pid", "pid"]);
+        let runs = || host.inspect("always")["last_run"]["run"].as_u64().unwrap();
+        let before = runs();
+        until(|| runs() > before);
+    }
+
+    fn filters_and_quiet_lists_serve_scripts() {
+        let host = Host::new();
+        let kernel = payload::elf(payload::spin());
+        for (name, flags) in [("web-1", "--label tier=front"), ("web-2", "--label tier=back"), ("db", "-l tier=back -l main")] {
+            host.carve(&run_of(&kernel, name, flags).replace("run -d", "create")).ok();
+        }
+        let names = |filters: &str| {
+            let list: Value = serde_json::from_str(&host.carve(&format!("ps -a --format json {filters}")).ok()).unwrap();
+            let guests = list["guests"].as_array().unwrap().clone();
+            guests.iter().map(|guest| guest["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names("--filter name=web"), ["web-1", "web-2"]);
+        assert_eq!(names("--filter label=tier=back"), ["web-2", "db"]);
+        assert_eq!(names("--filter label=tier=back --filter label=main"), ["db"]);
+        assert_eq!(names("--filter state=running"), [""; 0]);
+        assert_eq!(host.carve("ps -q --filter state=created").ok().lines().count(), 3);
+        assert_eq!(host.carve("ps").ok().lines().count(), 1);
+    }
+
+    fn fifty_commands_at_once_neither_block_nor_break_each_other() {
+        let host = Host::new();
+        let kernel = payload::elf(payload::spin());
+        let _web = host.carve(&run_of(&kernel, "web", "").replace("run -d", "create")).ok();
+        let verbs = ["start web", "stop -t 0 web", "kill web", "ps -a", "restart -t 0 web", "inspect web", "rename web web"];
+        let mut children: Vec<_> = (0..50)
+            .map(|number| match number % 8 {
+                7 => host.command(&run_of(&kernel, "same", "")).spawn().unwrap(),
+                verb => host.command(verbs[verb]).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap(),
+            })
+            .collect();
+        let start = Instant::now();
+        for child in &mut children {
+            while child.try_wait().unwrap().is_none() {
+                assert!(start.elapsed() < Duration::from_secs(100), "a command hangs");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        let guests = host.guests();
+        assert_eq!(guests.len(), 2, "{guests:?}");
+        host.carve("rm -f web same").ok();
+        assert!(host.processes().is_empty(), "{:?}", host.processes());
+    }
+
+    fn thirty_guests_run_side_by_side() {
+        let host = Host::new();
+        let kernel = payload::elf(payload::spin());
+        std::thread::scope(|scope| {
+            for number in 0..30 {
+                let (host, kernel) = (&host, &kernel);
+                scope.spawn(move || host.carve(&run_of(kernel, &format!("guest-{number}"), "")).ok());
+            }
+        });
+        assert_eq!(host.carve("ps -q").ok().lines().count(), 30);
+        std::thread::scope(|scope| {
+            for number in 0..30 {
+                let host = &host;
+                scope.spawn(move || host.carve(&format!("rm -f guest-{number}")).ok());
+            }
+        });
+        assert!(host.guests().is_empty() && host.processes().is_empty());
+    }
+}
