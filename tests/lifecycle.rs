@@ -352,3 +352,97 @@ kvm_tests! {
         assert!(host.guests().is_empty() && host.processes().is_empty());
     }
 }
+
+/// What a guest should be like after the verbs so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Model {
+    None,
+    Created,
+    Running,
+    Paused,
+    Exited,
+}
+
+impl Model {
+    fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Exited => "exited",
+        }
+    }
+
+    /// What follows when `verb` is done in this state, and whether it is to succeed.
+    fn after(self, verb: &str) -> (Self, bool) {
+        use Model::{Created, Exited, None, Paused, Running};
+        match (verb, self) {
+            ("create", None) => (Created, true),
+            ("run", None) => (Running, true),
+            ("create" | "run", other) | (_, other @ None) => (other, false),
+            ("start", Created | Exited) | ("restart", _) => (Running, true),
+            ("start", other) => (other, true),
+            ("stop", Running | Paused) | ("kill", Running | Paused) => (Exited, true),
+            ("stop", other) => (other, true),
+            ("pause", Running) => (Paused, true),
+            ("unpause", Paused) => (Running, true),
+            ("rm", Created | Exited) | ("rm -f", _) => (None, true),
+            (_, other) => (other, false),
+        }
+    }
+}
+
+/// A small generator of numbers, so that a failure can be repeated (CARVE_SEED).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        // Knuth's MMIX generator; its high bits are good enough to choose verbs by.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % bound
+    }
+}
+
+#[test]
+fn a_thousand_random_verbs_with_killed_processes_in_between_do_what_a_model_does() {
+    if !have_kvm() {
+        return;
+    }
+    let seed = std::env::var("CARVE_SEED").map_or(20_261, |seed| seed.parse().unwrap());
+    let mut random = Random(seed);
+    let host = Host::new();
+    let kernel = payload::elf(payload::spin());
+    let verbs = ["create", "run", "start", "stop", "kill", "restart", "pause", "unpause", "rm", "rm -f"];
+    let names = ["one", "two", "three"];
+    let mut models = [Model::None; 3];
+    for step in 0..1000 {
+        let which = random.below(names.len());
+        let (name, model) = (names[which], models[which]);
+        if random.below(6) == 0 && matches!(model, Model::Running | Model::Paused) {
+            let killed: &[&str] = match random.below(3) {
+                0 => &["monitor_pid"],
+                1 => &["pid"],
+                _ => &["monitor_pid", "pid"],
+            };
+            host.kill_9(name, killed);
+            if killed.contains(&"pid") {
+                models[which] = Model::Exited;
+                until(|| host.state(name) == "exited");
+            }
+            continue;
+        }
+        let verb = verbs[random.below(verbs.len())];
+        let said = host.carve(&match verb {
+            "create" => run_of(&kernel, name, "").replace("run -d", "create"),
+            "run" => run_of(&kernel, name, ""),
+            "stop" | "restart" => format!("{verb} -t 0 {name}"),
+            verb => format!("{verb} {name}"),
+        });
+        let (after, succeeds) = model.after(verb);
+        let context = format!("CARVE_SEED={seed}, step {step}: {verb} {name}, which was {model:?}: {said:?}");
+        assert_eq!(said.code == 0, succeeds, "{context}");
+        assert_eq!(host.state(name), after.word(), "{context}");
+        models[which] = after;
+    }
+}
