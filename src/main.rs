@@ -19,6 +19,9 @@ use cli::Verb;
 
 fn main() -> ExitCode {
     let start = Instant::now();
+    if verbs::completions::answer() {
+        return ExitCode::SUCCESS;
+    }
     let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(refused) => return refused,

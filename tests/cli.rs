@@ -255,16 +255,30 @@ fn the_doctor_judges_the_host_the_same_in_both_forms() {
 }
 
 #[test]
-fn completions_are_scripts_and_know_the_flags() {
+fn shells_complete_verbs_flags_and_names_of_guests() {
     let sandbox = Sandbox::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = sandbox.carve(&["completions", shell]);
-        assert_eq!(script.code, Some(0));
-        assert!(script.out.contains("kernel"), "{shell}");
+        assert!(script.code == Some(0) && script.out.contains("CARVE_COMPLETE"), "{shell}");
         sandbox.write(shell, script.out);
     }
-    let checked = Command::new("bash").arg("-n").arg(sandbox.path().join("bash")).output().unwrap();
-    assert!(checked.status.success() && checked.stderr.is_empty(), "{checked:?}");
+    sandbox.write("kernel", "");
+    assert_eq!(sandbox.carve(&["create", "--name", "web", "--kernel", "kernel"]).code, Some(0));
+    let program = sandbox.command(&[]).get_program().to_owned();
+    let complete = |words: &str| {
+        let script = "source bash; COMP_WORDS=($WORDS); \
+            COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMP_TYPE=9; _clap_complete_carve carve; echo \"${COMPREPLY[@]}\"";
+        let folder = std::path::Path::new(&program).parent().unwrap();
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+        let mut bash = Command::new("bash");
+        bash.args(["-c", script]).env("WORDS", words).env("PATH", path).current_dir(sandbox.path());
+        bash.env("CARVE_ROOT", support::store());
+        let output = bash.output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!(complete("carve unpa"), "unpause");
+    assert_eq!(complete("carve run --kern"), "--kernel");
+    assert_eq!(complete("carve stop w"), "web");
 }
 
 #[test]

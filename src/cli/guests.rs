@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 use resources::config::Name;
 use vmm::guests::Restart;
+
+use crate::verbs::completions;
 
 /// How a guest is kept and what follows its end.
 #[derive(Clone, Debug, Default, Args)]
@@ -35,7 +38,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 #[derive(Debug, Args)]
 pub struct Guests {
     /// Name or id of a guest, or the beginning of one
-    #[arg(required = true, value_name = "GUEST")]
+    #[arg(required = true, value_name = "GUEST", add = ArgValueCompleter::new(completions::guests))]
     pub guests: Vec<String>,
 }
 
@@ -43,7 +46,7 @@ pub struct Guests {
 #[derive(Debug, Args)]
 pub struct OneGuest {
     /// Name or id of the guest, or the beginning of one
-    #[arg(value_name = "GUEST")]
+    #[arg(value_name = "GUEST", add = ArgValueCompleter::new(completions::guests))]
     pub guest: String,
 }
 
