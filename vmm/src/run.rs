@@ -379,7 +379,7 @@ impl Run<'_> {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Some(End::Signal { number: libc::SIGPIPE });
         }
-        tracing::error!("console output is lost from here on: {error}");
+        tracing::error!("console output is lost, at least some: {error}");
         None
     }
 

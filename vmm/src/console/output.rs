@@ -85,7 +85,7 @@ impl Output {
         self.0.emptied.notify_all();
     }
 
-    /// The error that ended writing to the descriptor, once.
+    /// The first error of writing to the descriptor, once. What it did not take is lost.
     pub fn take_error(&self) -> Option<io::Error> {
         self.0.lock().error.take()
     }
@@ -207,7 +207,7 @@ impl Shared {
 
     fn run(&self) {
         let mut bytes = Vec::with_capacity(CAPACITY);
-        let mut target = self.target.as_ref();
+        let mut told = false;
         loop {
             let mut state = self.next_bytes();
             if state.buffer.is_empty() {
@@ -219,12 +219,12 @@ impl Shared {
             drop(state);
             self.emptied.notify_all();
             self.ring.push(&bytes);
-            let failed = target.and_then(|target| write_all(target, &bytes).err());
+            let failed = self.target.as_ref().and_then(|target| write_all(target, &bytes).err());
             bytes.clear();
             let mut state = self.lock();
             state.writing = false;
-            if let Some(error) = failed {
-                target = None;
+            // A disk that is full may have room for what comes later, so that is tried.
+            if let Some(error) = failed.filter(|_| !mem::replace(&mut told, true)) {
                 state.error = Some(error);
                 drop(state);
                 self.notify();

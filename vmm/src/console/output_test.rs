@@ -1,7 +1,10 @@
 //! Console output against slow, closed and absent readers.
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
 use std::time::{Duration, Instant};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 use super::*;
 
@@ -75,6 +78,27 @@ fn a_closed_reader_is_reported_and_output_goes_on_into_the_void() {
     }
     finish(&output);
     assert_eq!(output.0.ring.end(), 5 + 10 * CAPACITY as u64);
+}
+
+#[test]
+fn a_file_that_takes_nothing_for_a_while_takes_what_comes_later() {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(memfd_create("out", flags).unwrap());
+    // Full, until there is room at its beginning.
+    file.write_all(b"12345678").unwrap();
+    fcntl_add_seals(&file, SealFlags::GROW).unwrap();
+    let target = file.try_clone().unwrap().into();
+    let mut output = Output::new(Some(target), Ring::default()).unwrap();
+    output.write_all(b"lost").unwrap();
+    wait(&output);
+    assert!(output.take_error().is_some());
+    file.rewind().unwrap();
+    output.write_all(b"kept").unwrap();
+    finish(&output);
+    file.rewind().unwrap();
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "kept5678");
 }
 
 #[test]
