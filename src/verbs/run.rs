@@ -103,7 +103,7 @@ fn foreground(store: &Store, entry: &Entry, start: Instant) -> Result<Outcome, E
     let raw = terminal::Raw::enter()?;
     let console = Console {
         input: Some(duplicate(io::stdin().as_fd())?),
-        output: duplicate(io::stdout().as_fd())?,
+        output: Some(duplicate(io::stdout().as_fd())?),
         escapes: raw.is_some(),
     };
     let setup =

@@ -1,6 +1,5 @@
 //! The process of a detached guest: started by its monitor, never by hand.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -32,9 +31,8 @@ fn guest(args: &VmmArgs, start: Instant) -> Result<u8, super::Error> {
     let store = Store::of_user()?;
     let entry = args.id.parse().ok().and_then(|id| store.load(&id).transpose());
     let entry = entry.unwrap_or_else(|| Err(Error::NotFound(args.id.clone())))?;
-    let nowhere = OpenOptions::new().write(true).open("/dev/null")?;
     let setup = Setup {
-        console: Console { input: None, output: nowhere.into(), escapes: false },
+        console: Console::default(),
         kernel_cache: super::run::kernel_cache(),
         start,
         restarts: args.restarts,

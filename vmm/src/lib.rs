@@ -23,7 +23,7 @@ mod signals;
 pub mod timings;
 
 pub use command::{Answer, Command, Mailbox, Refusal};
-pub use console::Console;
+pub use console::{Console, ConsoleHandle};
 pub use explain::explain;
 pub use outcome::{End, Outcome};
 pub use run::{Control, Error, Notice, RunOptions, run};

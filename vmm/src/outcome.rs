@@ -114,6 +114,9 @@ pub struct Outcome {
     pub end: End,
     /// How often the guest was reset and started again.
     pub resets: u32,
+    /// The last lines on its console, at most 4 KiB, where it panicked, crashed or was reset again and again; as it
+    /// wrote them, escape sequences included.
+    pub last_output: Vec<u8>,
     /// Where the time went.
     pub timings: std::sync::Arc<crate::timings::Timings>,
 }

@@ -19,10 +19,11 @@ use crate::api::routes::Guest;
 use crate::api::server::{Limits, Server};
 use crate::api::types::{RunState, Vm};
 use crate::command::{Answer, Asked, Command, Mailbox, Refusal};
-use crate::console::Console;
 use crate::console::input::Input;
 use crate::console::output::Output;
+use crate::console::ring::Ring;
 use crate::console::stdio_port::{StdioPort, window_size};
+use crate::console::{Console, ConsoleHandle};
 use crate::event_loop::EventLoop;
 use crate::kvm::vcpu::Ended;
 use crate::kvm::{self, System, kick};
@@ -40,7 +41,7 @@ use crate::timings::Timings;
 pub struct RunOptions {
     /// The guest.
     pub config: VmConfig,
-    /// Where its serial console goes.
+    /// Where its console goes.
     pub console: Console,
     /// The KVM device, usually `/dev/kvm`.
     pub kvm_device: PathBuf,
@@ -98,6 +99,11 @@ pub enum Notice {
 /// How often files are looked at that tell nothing when the host enlarges them.
 const TICK: Duration = Duration::from_secs(2);
 
+/// Most bytes of its last output that the record of a guest gets which did not end well.
+const LAST_OUTPUT: usize = 4096;
+/// How long an end at once waits for who keeps the guest's output.
+const KEEPERS_MOMENT: Duration = Duration::from_millis(200);
+
 /// Why a guest could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -150,20 +156,30 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
     let signals = Signals::new().map_err(host("take over signals"))?;
     kick::install_handler().map_err(host("install the vCPU signal handler"))?;
     let system = System::open(&kvm_device)?;
-    let stdio_port = StdioPort::wanted(&config, &console.output)
+    let port = StdioPort::wanted(&config)
         .map_err(host("connect the virtio console to standard input and output"))?;
-    let (port_input, stdio) = stdio_port.map(|port| (port.input, port.device)).unzip();
-    let window = stdio.as_ref().map(|_| console.output.try_clone()).transpose();
+    let window = port.as_ref().and(console.output.as_ref()).map(OwnedFd::try_clone).transpose();
     let window = window.map_err(host("duplicate standard output"))?;
+    let ring = Ring::default();
+    let output = Output::new(console.output, ring.clone()).map_err(host("create an eventfd"))?;
+    let (port_input, port_output, stdio) = match port {
+        Some(port) => (Some(port.input), Some(port.output), Some(port.device)),
+        None => (None, None, None),
+    };
+    let on_port = stdio.is_some();
     let sources = Sources::open(&config, kernel_cache.as_deref(), stdio)?;
     timings.opened.mark();
 
+    if let Some(pipe) = port_output {
+        output.carry(pipe).map_err(host("start a thread for the console"))?;
+    }
     let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
     let vcpu_ended = Arc::new(event.map_err(host("create an eventfd"))?);
     let requests = Requests::default();
-    let output = Output::new(console.output).map_err(host("create an eventfd"))?;
     let input = Input::new(console.input, console.escapes, port_input, requests.clone())
         .map_err(host("create an eventfd"))?;
+    // For the control interface's stream of the console.
+    let _console = ConsoleHandle { ring: ring.clone(), input: input.borrow().remote().clone() };
     let mut events =
         EventLoop::new(signals, Rc::clone(&input), &output, Arc::clone(&vcpu_ended), requests)?;
 
@@ -195,6 +211,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         events,
         input,
         output,
+        on_port,
         window,
         resets: Resets::default(),
         control,
@@ -205,7 +222,11 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
     let resets = run.resets.total();
     drop(run);
     timings.stopped.mark();
-    Ok(Outcome { end, resets, timings })
+    let last_output = match end {
+        End::Panicked | End::Crashed { .. } | End::ResetLoop { .. } => ring.tail(LAST_OUTPUT),
+        _ => Vec::new(),
+    };
+    Ok(Outcome { end, resets, last_output, timings })
 }
 
 /// A run in progress.
@@ -214,7 +235,9 @@ struct Run<'a> {
     events: EventLoop,
     input: Rc<RefCell<Input>>,
     output: Output,
-    /// The terminal, for its size, where it is the virtio console's and not the serial port's.
+    /// The console is a port of the virtio console, and not the UART.
+    on_port: bool,
+    /// The terminal, for its size, where it is the virtio console's.
     window: Option<OwnedFd>,
     resets: Resets,
     control: Control,
@@ -240,9 +263,9 @@ impl Run<'_> {
     }
 
     fn start_machine(&mut self) -> Result<Machine, Error> {
-        let output: Box<dyn Write + Send> = match self.window {
-            None => Box::new(self.output.clone()),
-            Some(_) => Box::new(io::sink()),
+        let output: Box<dyn Write + Send> = match self.on_port {
+            false => Box::new(self.output.clone()),
+            true => Box::new(io::sink()),
         };
         let console = ConsolePorts { output, on_input_drained: self.input.borrow().on_drained() };
         let machine = Machine::start(&self.context, console)?;
@@ -311,6 +334,10 @@ impl Run<'_> {
                 end = Some(MachineEnd::Run(End::Ended));
                 Ok(Answer::Done)
             }
+            Command::ConsoleSize(columns, rows) => {
+                self.resize_to(columns, rows);
+                Ok(Answer::Done)
+            }
             ref other => Err(Refusal::Failed(format!("{other:?} is not there yet"))),
         };
         asked.answer(reply);
@@ -334,9 +361,14 @@ impl Run<'_> {
 
     /// Tells the virtio console the size of the terminal's window, if that is where it is.
     fn resize_consoles(&self) {
-        if let Some(consoles) = self.context.sources.consoles()
-            && let Some((columns, rows)) = self.window.as_ref().and_then(window_size)
-        {
+        if let Some((columns, rows)) = self.window.as_ref().and_then(window_size) {
+            self.resize_to(columns, rows);
+        }
+    }
+
+    /// A UART knows no sizes.
+    fn resize_to(&self, columns: u16, rows: u16) {
+        if let Some(consoles) = self.context.sources.consoles().filter(|_| self.on_port) {
             consoles.handle().resize(columns, rows);
         }
     }
@@ -347,7 +379,7 @@ impl Run<'_> {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Some(End::Signal { number: libc::SIGPIPE });
         }
-        tracing::error!("console output is lost from here on: {error}");
+        tracing::error!("console output is lost, at least some: {error}");
         None
     }
 
@@ -382,6 +414,7 @@ impl Run<'_> {
         if matches!(end, End::Signal { .. } | End::Quit) {
             // Leaving at once was asked for; what a ready reader can take goes out in passing.
             self.output.finish();
+            self.output.settle(KEEPERS_MOMENT);
             return Ok(end);
         }
         let mut drained = self.output.finish();

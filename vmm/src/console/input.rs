@@ -1,8 +1,8 @@
-//! The guest's console input: from a descriptor to the UART, or to a port of the virtio console, as
-//! fast as the guest reads.
+//! The guest's console input: from a descriptor, and from clients of the control interface, to the UART or to a port
+//! of the virtio console, as fast as the guest reads.
 //!
 //! What it has no room for waits here, bounded. A pipe or file is simply not read meanwhile,
-//! so nothing is lost; a terminal is always read, for its escape keys, and loses what a guest
+//! so nothing is lost, nor is a client; a terminal is always read, for its escape keys, and loses what a guest
 //! that does not listen cannot take, as a terminal does.
 
 use std::cell::RefCell;
@@ -16,6 +16,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::keys::{Key, Keys};
+use super::remote::RemoteInput;
 use crate::request::{Request, Requests};
 
 /// Bytes kept for the guest beyond what the UART holds.
@@ -29,6 +30,7 @@ const HELP: &str = "\r\nCtrl-A x  quit, ending the guest at once\r\n\
 /// The console's input side: a subscriber of the event loop.
 pub struct Input {
     source: Option<OwnedFd>,
+    remote: RemoteInput,
     /// The source has no more bytes. It stays open: the event loop may still know it.
     ended: bool,
     /// Whether the source is in the event loop now.
@@ -59,6 +61,7 @@ impl Input {
     ) -> std::io::Result<Rc<RefCell<Self>>> {
         Ok(Rc::new(RefCell::new(Self {
             source,
+            remote: RemoteInput::new()?,
             ended: false,
             watched: false,
             always_ready: false,
@@ -69,6 +72,11 @@ impl Input {
             port,
             requests,
         })))
+    }
+
+    /// Where other threads put input.
+    pub fn remote(&self) -> &RemoteInput {
+        &self.remote
     }
 
     /// What the UART calls when the guest has emptied its receive buffer.
@@ -147,11 +155,24 @@ impl Input {
     /// Moves bytes until the UART is full or the source is empty, then sets what to wait for.
     fn pump(&mut self, ops: &mut EventOps<'_>) {
         self.feed();
+        self.take_remote();
         while self.always_ready && self.wants_more() {
             self.read();
             self.feed();
+            self.take_remote();
         }
         self.watch(ops);
+    }
+
+    /// Lets clients in while nobody else's bytes wait.
+    fn take_remote(&mut self) {
+        while self.pending.is_empty() {
+            self.pending = self.remote.take();
+            if self.pending.is_empty() {
+                break;
+            }
+            self.feed();
+        }
     }
 
     fn watch(&mut self, ops: &mut EventOps<'_>) {
@@ -175,8 +196,10 @@ impl Input {
 
 impl MutEventSubscriber for Input {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        if let Err(error) = ops.add(Events::new(&*self.drained, EventSet::IN)) {
-            tracing::error!("console input cannot be watched: {error}");
+        for event in [&*self.drained, self.remote.filled()] {
+            if let Err(error) = ops.add(Events::new(event, EventSet::IN)) {
+                tracing::error!("console input cannot be watched: {error}");
+            }
         }
         let room = EventSet::OUT | EventSet::EDGE_TRIGGERED;
         if let Some(port) = &self.port
@@ -190,6 +213,8 @@ impl MutEventSubscriber for Input {
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         if events.fd() == self.drained.as_raw_fd() {
             let _ = self.drained.read();
+        } else if events.fd() == self.remote.filled().as_raw_fd() {
+            let _ = self.remote.filled().read();
         } else if self.port.as_ref().is_none_or(|port| events.fd() != port.as_raw_fd()) {
             self.read();
         }

@@ -97,6 +97,36 @@ fn escape_keys_work_though_the_guest_reads_nothing() {
 }
 
 #[test]
+fn what_clients_type_arrives_whole_beside_the_terminal_s_though_the_guest_reads_slowly() {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let mut guest = Guest::new(reader.into(), true);
+    let remote = guest.input.borrow().remote().clone();
+    // Ctrl-A means something on the terminal only.
+    let sent: Vec<u8> = (0..40_000u32).map(|i| (i % 251).to_le_bytes()[0]).collect();
+    let (mut rest, mut received) = (&sent[..], vec![]);
+    while received.len() < sent.len() {
+        let taken = remote.send(rest);
+        rest = &rest[taken..];
+        received.extend(guest.read());
+        assert!(rest.is_empty() || remote.room().read().is_ok(), "nobody says that there is room");
+    }
+    assert!(received == sent);
+    writer.write_all(b"and me").unwrap();
+    assert_eq!(guest.read(), b"and me");
+    assert!(guest.requests.pop().is_none());
+}
+
+#[test]
+fn a_client_is_refused_what_a_guest_that_reads_nothing_has_no_room_for() {
+    let input = Input::new(None, false, None, Requests::default()).unwrap();
+    let remote = input.borrow().remote().clone();
+    let taken = remote.send(&[b'x'; 100_000]);
+    assert!(taken <= CAPACITY);
+    assert_eq!(remote.send(b"y"), 0);
+    assert!(remote.room().read().is_err());
+}
+
+#[test]
 fn a_port_of_the_virtio_console_gets_the_input_whole_though_it_reads_slowly() {
     let (source, mut writer) = std::io::pipe().unwrap();
     let (mut reader, port) = std::io::pipe().unwrap();

@@ -1,4 +1,5 @@
-//! The host's end of the guest's serial console: a terminal, a pipe or a file on each side.
+//! The host's end of the guest's console: a terminal, a pipe or a file on each side, and whoever is attached to it
+//! through the control interface.
 //!
 //! The console outlives the machines of a run: a guest that reboots finds the same one. The UART
 //! itself is [`devices::legacy::serial`]; raw mode is the binary's. Other consoles than the
@@ -7,17 +8,31 @@
 pub mod input;
 mod keys;
 pub mod output;
+pub mod remote;
+pub mod ring;
 pub(crate) mod stdio_port;
 
 use std::os::fd::OwnedFd;
 
-/// Where a guest's serial console goes.
-#[derive(Debug)]
+use self::remote::RemoteInput;
+use self::ring::Ring;
+
+/// Where a guest's console goes.
+#[derive(Debug, Default)]
 pub struct Console {
     /// What the guest reads; `None` when there is nothing to read from.
     pub input: Option<OwnedFd>,
-    /// Where the guest's output goes.
-    pub output: OwnedFd,
+    /// Where the guest's output goes, besides its [`Ring`].
+    pub output: Option<OwnedFd>,
     /// Whether the input is a terminal in raw mode, where Ctrl-A is the escape key.
     pub escapes: bool,
+}
+
+/// The console for other threads.
+#[derive(Debug, Clone)]
+pub struct ConsoleHandle {
+    /// What the guest writes.
+    pub ring: Ring,
+    /// What the guest reads.
+    pub input: RemoteInput,
 }

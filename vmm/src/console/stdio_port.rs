@@ -1,21 +1,24 @@
-//! The terminal's other way: to the port of the virtio console that is `stdio`, not to the UART.
+//! The console's other way: to the port of the virtio console that is `stdio`, not to the UART.
 //!
-//! Input takes a pipe, so that escape keys work there too; output goes straight from the device.
+//! A pipe each way lies in between, so that escape keys work there too, and that what the guest says reaches all who
+//! follow it.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use resources::config::{ConsoleTarget, VmConfig};
-use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::tcgetwinsize;
 
-use crate::machine::console_ports::{self, Stdio};
+use crate::machine::console_ports::Stdio;
 
-/// What [`Input`](super::input::Input) writes to, and what the device gets.
+/// This side of the pipes, and what the device gets.
 #[derive(Debug)]
 pub(crate) struct StdioPort {
+    /// What [`Input`](super::input::Input) writes to.
     pub input: OwnedFd,
+    /// What [`Output`](super::output::Output) carries.
+    pub output: OwnedFd,
     pub device: Stdio,
 }
 
@@ -26,18 +29,19 @@ impl StdioPort {
         consoles.position(|port| port.target == ConsoleTarget::Stdio)
     }
 
-    /// The port that `config` wants on standard input and `output`; `None` if it wants none.
+    /// The port that `config` wants in place of the UART; `None` if it wants none.
     ///
     /// # Errors
     ///
     /// The host has no more descriptors.
-    pub fn wanted(config: &VmConfig, output: &OwnedFd) -> io::Result<Option<Self>> {
+    pub fn wanted(config: &VmConfig) -> io::Result<Option<Self>> {
         if !config.console.values().any(|port| port.target == ConsoleTarget::Stdio) {
             return Ok(None);
         }
-        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        let output = console_ports::own_description(output.as_fd(), OFlags::WRONLY)?;
-        Ok(Some(Self { input: writer, device: Stdio { input: reader, output } }))
+        let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
+        let (from_us, input) = pipe_with(flags)?;
+        let (output, from_guest) = pipe_with(flags)?;
+        Ok(Some(Self { input, output, device: Stdio { input: from_us, output: from_guest } }))
     }
 }
 

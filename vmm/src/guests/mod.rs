@@ -20,6 +20,7 @@ mod id;
 mod journal;
 pub mod life;
 pub mod live;
+pub mod log;
 pub mod monitor;
 pub mod process;
 mod record;

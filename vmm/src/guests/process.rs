@@ -85,7 +85,7 @@ pub fn run(
     let body = AssertUnwindSafe(|| guest(store, entry, setup, Rc::clone(&alive), started));
     let outcome = panic::catch_unwind(body).unwrap_or(Err(Error::Panicked));
     let ended = match &outcome {
-        Ok(outcome) => Ended::by(&outcome.end, outcome.resets, &[]),
+        Ok(outcome) => Ended::by(&outcome.end, outcome.resets, &outcome.last_output),
         Err(error) => Ended::failed(explain(error)),
     };
     let details = [

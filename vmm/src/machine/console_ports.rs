@@ -6,15 +6,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use devices::virtio::console::{self, BackEnd, Console, Handle, Port};
 use resources::config::{ConsolePort, ConsoleTarget};
-use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
@@ -176,21 +176,6 @@ fn open_target(target: &ConsoleTarget, stdio: &mut Option<Stdio>) -> Result<Open
         ConsoleTarget::Pty => open_pty().map_err(|error| TargetError::Pty(error.into())),
         ConsoleTarget::Socket(path) => Ok(Opened::Socket(UnixSocket::listen(path, BACKLOG)?)),
     }
-}
-
-/// A descriptor of the file behind `fd` that never blocks, if there can be one.
-///
-/// O_NONBLOCK belongs to what `fd` shares with other processes, such as the shell, so pipes and
-/// terminals are opened once more; what cannot be is shared as it is.
-pub(crate) fn own_description(fd: BorrowedFd<'_>, access: OFlags) -> io::Result<OwnedFd> {
-    let shared = fd.try_clone_to_owned()?;
-    let kind = File::from(shared.try_clone()?).metadata()?.file_type();
-    if !kind.is_fifo() && !kind.is_char_device() {
-        return Ok(shared);
-    }
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    Ok(open(path, flags, Mode::empty()).unwrap_or(shared))
 }
 
 fn open_file(path: &Path) -> io::Result<File> {

@@ -1,12 +1,10 @@
 use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
 use devices::virtio::VirtioDevice;
 use devices::virtio::console::feature;
-use rustix::fs::fcntl_getfl;
 use tempfile::tempdir;
 
 use super::*;
@@ -84,23 +82,4 @@ fn sockets_go_with_their_machine() {
     assert!(error.starts_with("console.c0: another process"), "{error}");
     drop(back_ends);
     assert!(!path.exists());
-}
-
-#[test]
-fn shared_pipes_and_terminals_keep_their_flags() {
-    let (reader, writer) = io::pipe().unwrap();
-    let own = own_description(writer.as_fd(), OFlags::WRONLY).unwrap();
-    assert!(fcntl_getfl(&own).unwrap().contains(OFlags::NONBLOCK));
-    assert!(!fcntl_getfl(&writer).unwrap().contains(OFlags::NONBLOCK));
-    File::from(own).write_all(b"x").unwrap();
-    let own = own_description(reader.as_fd(), OFlags::RDONLY).unwrap();
-    let mut byte = [0];
-    File::from(own).read_exact(&mut byte).unwrap();
-    assert_eq!(&byte, b"x");
-    // A file keeps its position, which a second opening would not.
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(b"head ").unwrap();
-    let own = own_description(file.as_fd(), OFlags::WRONLY).unwrap();
-    File::from(own).write_all(b"tail").unwrap();
-    assert_eq!(file.metadata().unwrap().len(), 9);
 }
