@@ -36,6 +36,7 @@ impl Sandbox {
         let mut command = Command::new(env!("CARGO_BIN_EXE_carve"));
         command.args(arguments).current_dir(self.path()).stdin(Stdio::null());
         command.env("XDG_CACHE_HOME", self.path().join("cache"));
+        command.env("CARVE_ROOT", self.path().join("guests"));
         command
     }
 
@@ -267,12 +268,12 @@ fn shells_complete_verbs_flags_and_names_of_guests() {
     let program = sandbox.command(&[]).get_program().to_owned();
     let complete = |words: &str| {
         let script = "source bash; COMP_WORDS=($WORDS); \
-            COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMP_TYPE=9; _clap_complete_carve carve; echo \"${COMPREPLY[@]}\"";
+            COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMP_TYPE=9; _clap_complete_carve carve \"${COMP_WORDS[COMP_CWORD]}\"; echo \"${COMPREPLY[@]}\"";
         let folder = std::path::Path::new(&program).parent().unwrap();
         let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
         let mut bash = Command::new("bash");
         bash.args(["-c", script]).env("WORDS", words).env("PATH", path).current_dir(sandbox.path());
-        bash.env("CARVE_ROOT", support::store());
+        bash.env("CARVE_ROOT", sandbox.path().join("guests"));
         let output = bash.output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
