@@ -267,7 +267,7 @@ fn shells_complete_verbs_flags_and_names_of_guests() {
     assert_eq!(sandbox.carve(&["create", "--name", "web", "--kernel", "kernel"]).code, Some(0));
     let program = sandbox.command(&[]).get_program().to_owned();
     let complete = |words: &str| {
-        let script = "source bash; COMP_WORDS=($WORDS); \
+        let script = "source ./bash; COMP_WORDS=($WORDS); \
             COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMP_TYPE=9; _clap_complete_carve carve \"${COMP_WORDS[COMP_CWORD]}\"; echo \"${COMPREPLY[@]}\"";
         let folder = std::path::Path::new(&program).parent().unwrap();
         let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
