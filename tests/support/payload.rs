@@ -15,7 +15,7 @@ pub const BASE: u64 = 0x20_0000;
 
 /// Declares `fn NAME() -> &'static [u8]`, the machine code of the given instructions.
 macro_rules! payload {
-    ($(#[$doc:meta])* $name:ident: $($line:literal),+ $(,)?) => {
+    ($(#[$doc:meta])* $name:ident: $($line:expr),+ $(,)?) => {
         core::arch::global_asm!(
             concat!(".pushsection .rodata.payload_", stringify!($name), ",\"a\",@progbits"),
             concat!(".globl payload_", stringify!($name), "_start"),
@@ -545,6 +545,204 @@ payload! {
     "mov dx, 0x600",
     "mov al, 0x34",
     "out dx, al",
+}
+
+/// Prints RBX as 16 digits and a line feed; changes RAX, RBX, RCX and RDX.
+macro_rules! print_rbx {
+    () => {
+        "mov ecx, 16
+         mov dx, 0x3f8
+         91: rol rbx, 4
+         mov al, bl
+         and al, 15
+         add al, 0x30
+         cmp al, 0x39
+         jbe 92f
+         add al, 0x27
+         92: out dx, al
+         loop 91b
+         mov al, 10
+         out dx, al"
+    };
+}
+
+/// Writes sectors of a disk, whose queue of four entries is at 0x11_0000 and whose doorbell R15 points at:
+/// write number n puts n into sector n modulo 2048. Says that it takes input. Prints a dot every 256 writes; after a byte was
+/// received, the number of writes, and powers off. A write that fails prints `E`, and powers off.
+macro_rules! write_disk {
+    () => {
+        concat!(
+            "mov ebp, 0x110000
+             mov dword ptr [rbp], 0x113000
+             mov dword ptr [rbp + 8], 16
+             mov dword ptr [rbp + 12], 0x10001
+             mov dword ptr [rbp + 16], 0x114000
+             mov dword ptr [rbp + 24], 512
+             mov dword ptr [rbp + 28], 0x20001
+             mov dword ptr [rbp + 32], 0x113010
+             mov dword ptr [rbp + 40], 1
+             mov dword ptr [rbp + 44], 2
+             mov word ptr [rbp + 0x1000], 1
+             mov dword ptr [rbp + 0x3000], 1
+             xor r12d, r12d
+             mov dx, 0x3fc
+             mov al, 0xa
+             out dx, al
+             mov dx, 0x3f9
+             mov al, 1
+             out dx, al
+             81: mov rax, r12
+             and eax, 2047
+             mov [rbp + 0x3008], rax
+             mov [rbp + 0x4000], r12
+             mov byte ptr [rbp + 0x3010], 0xff
+             lea eax, [r12 + 1]
+             mov [rbp + 0x1002], ax
+             mov dword ptr [r15], 0
+             82: pause
+             cmp [rbp + 0x2002], ax
+             jne 82b
+             mov dx, 0x3f8
+             mov al, 0x45
+             cmp byte ptr [rbp + 0x3010], 0
+             jne 83f
+             inc r12
+             test r12d, 255
+             jnz 81b
+             mov al, 0x2e
+             out dx, al
+             mov dx, 0x3fd
+             in al, dx
+             test al, 1
+             jz 81b
+             mov rbx, r12
+             ",
+            print_rbx!(),
+            "
+             83: out dx, al
+             mov dx, 0x600
+             mov al, 0x34
+             out dx, al"
+        )
+    };
+}
+
+payload! {
+    /// Reads its kvm-clock (Documentation/virt/kvm/x86/msr.rst) again and again. Prints `B` when it went
+    /// backwards, `S` when it was told that it had been stopped, the time in nanoseconds as 16 digits
+    /// for each byte received, and powers off at `q`.
+    clock:
+    "mov ecx, 0x4b564d01",
+    "mov eax, 0x100001",
+    "xor edx, edx",
+    "wrmsr",
+    "mov edi, 0x100000",
+    "xor ebp, ebp",
+    // Read between two equal, even versions.
+    "2: mov esi, [rdi]",
+    "test esi, 1",
+    "jnz 2b",
+    "rdtsc",
+    "shl rdx, 32",
+    "or rax, rdx",
+    "sub rax, [rdi + 8]",
+    "mov cl, [rdi + 28]",
+    "test cl, cl",
+    "js 3f",
+    "shl rax, cl",
+    "jmp 4f",
+    "3: neg cl",
+    "shr rax, cl",
+    "4: mov r8d, [rdi + 24]",
+    "mul r8",
+    "shrd rax, rdx, 32",
+    "add rax, [rdi + 16]",
+    "cmp esi, [rdi]",
+    "jne 2b",
+    "cmp rax, rbp",
+    "mov rbp, rax",
+    "mov al, 0x42",
+    "mov dx, 0x3f8",
+    "jae 5f",
+    "out dx, al",
+    "5: test byte ptr [rdi + 29], 2",
+    "jz 6f",
+    "lock and byte ptr [rdi + 29], 0xfd",
+    "mov al, 0x53",
+    "out dx, al",
+    "6: mov dx, 0x3fd",
+    "in al, dx",
+    "test al, 1",
+    "jz 2b",
+    "mov dx, 0x3f8",
+    "in al, dx",
+    "cmp al, 0x71",
+    "je 8f",
+    "mov rbx, rbp",
+    print_rbx!(),
+    "jmp 2b",
+    "8: mov dx, 0x600",
+    "mov al, 0x34",
+    "out dx, al",
+}
+
+payload! {
+    /// Writes to the disk that is the first device over MMIO: see `write_disk`.
+    disk_mmio:
+    "mov edi, 0xc0000000",
+    "lea r15, [rdi + 0x50]",
+    "mov dword ptr [rdi + 0x70], 1",
+    "mov dword ptr [rdi + 0x70], 3",
+    "mov dword ptr [rdi + 0x24], 1",
+    "mov dword ptr [rdi + 0x20], 1",
+    "mov dword ptr [rdi + 0x70], 0xb",
+    "mov dword ptr [rdi + 0x30], 0",
+    "mov dword ptr [rdi + 0x38], 4",
+    "mov dword ptr [rdi + 0x80], 0x110000",
+    "mov dword ptr [rdi + 0x90], 0x111000",
+    "mov dword ptr [rdi + 0xa0], 0x112000",
+    "mov dword ptr [rdi + 0x44], 1",
+    "mov dword ptr [rdi + 0x70], 0xf",
+    write_disk!(),
+}
+
+payload! {
+    /// Writes to the disk in the first slot of the PCI bus: see `write_disk`.
+    disk_pci:
+    "mov ebx, 0x80000800",
+    "mov edi, 0xc1000000",
+    "lea r15, [rdi + 0x3000]",
+    // BAR 0, its upper half, memory space.
+    "mov ecx, 0x10",
+    "mov esi, edi",
+    "call 6f",
+    "mov ecx, 0x14",
+    "xor esi, esi",
+    "call 6f",
+    "mov ecx, 4",
+    "mov esi, 6",
+    "call 6f",
+    "mov byte ptr [rdi + 0x14], 1",
+    "mov byte ptr [rdi + 0x14], 3",
+    "mov dword ptr [rdi + 0x08], 1",
+    "mov dword ptr [rdi + 0x0c], 1",
+    "mov byte ptr [rdi + 0x14], 0xb",
+    "mov word ptr [rdi + 0x16], 0",
+    "mov word ptr [rdi + 0x18], 4",
+    "mov dword ptr [rdi + 0x20], 0x110000",
+    "mov dword ptr [rdi + 0x28], 0x111000",
+    "mov dword ptr [rdi + 0x30], 0x112000",
+    "mov word ptr [rdi + 0x1c], 1",
+    "mov byte ptr [rdi + 0x14], 0xf",
+    write_disk!(),
+    // Writes ESI to register ECX of the function at EBX.
+    "6: lea eax, [rbx + rcx]",
+    "mov dx, 0xcf8",
+    "out dx, eax",
+    "mov dx, 0xcfc",
+    "mov eax, esi",
+    "out dx, eax",
+    "ret",
 }
 
 /// Writes a payload as an ELF file that `carve run --kernel` takes.

@@ -18,7 +18,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::api::routes::Guest;
 use crate::api::server::{Limits, Server};
 use crate::api::types::{RunState, Vm};
-use crate::command::{Answer, Asked, Command, Mailbox, Refusal};
+use crate::command::{Answer, Asked, Command, Mailbox, Refusal, Reply};
 use crate::console::input::Input;
 use crate::console::output::Output;
 use crate::console::ring::Ring;
@@ -29,7 +29,7 @@ use crate::kvm::vcpu::Ended;
 use crate::kvm::{self, System, kick};
 use crate::machine::console_ports::ConsoleBackEnds;
 use crate::machine::sources::{self, Sources};
-use crate::machine::{self, ConsolePorts, Context, Machine};
+use crate::machine::{self, ConsolePorts, Context, Machine, pause};
 use crate::outcome::{End, Outcome};
 use crate::request::{Request, Requests};
 use crate::resets::{self, Resets};
@@ -247,12 +247,12 @@ struct Run<'a> {
 impl Run<'_> {
     fn until_the_end(&mut self) -> Result<End, Error> {
         let end = loop {
-            let machine = self.start_machine()?;
+            let mut machine = self.start_machine()?;
             self.notify(match self.resets.total() {
                 0 => Notice::Started,
                 _ => Notice::Reset,
             });
-            let end = self.serve(&machine)?;
+            let end = self.serve(&mut machine)?;
             self.context.timings.ended.mark();
             self.take_down(machine);
             if let ControlFlow::Break(end) = self.after(end) {
@@ -274,12 +274,17 @@ impl Run<'_> {
     }
 
     /// Acts on requests until one of them ends the machine.
-    fn serve(&mut self, machine: &Machine) -> Result<MachineEnd, Error> {
+    fn serve(&mut self, machine: &mut Machine) -> Result<MachineEnd, Error> {
         loop {
             match self.events.next()? {
                 Request::Signal(number) => return Ok(MachineEnd::Run(End::Signal { number })),
                 Request::Quit => return Ok(MachineEnd::Run(End::Quit)),
-                Request::PowerButton => self.press_power_button(machine),
+                Request::PowerButton => {
+                    if let Err(refusal) = self.press_power_button(machine) {
+                        // As the help is: for who typed the keys.
+                        let _ = write!(self.output, "\r\n{refusal}\r\n");
+                    }
+                }
                 Request::Asked(asked) => {
                     if let Some(end) = self.obey(machine, asked) {
                         return Ok(end);
@@ -311,21 +316,50 @@ impl Run<'_> {
         (self.control.notify)(&notice);
     }
 
-    fn press_power_button(&mut self, machine: &Machine) {
+    fn press_power_button(&mut self, machine: &Machine) -> Reply {
+        if machine.is_paused() {
+            let reason = "the guest is paused and would not see its power button; resume it first";
+            return Err(Refusal::State(reason.to_owned()));
+        }
         machine.press_power_button();
         self.notify(Notice::PowerButton);
+        Ok(Answer::Done)
+    }
+
+    fn pause(&mut self, machine: &mut Machine) -> Reply {
+        if machine.is_paused() {
+            return Err(Refusal::State("the guest is paused already".to_owned()));
+        }
+        // A vCPU that waits for a slow reader could not be stopped.
+        self.output.set_unbounded(true);
+        let paused = machine.pause(self.context.sources);
+        self.output.set_unbounded(false);
+        paused.map_err(|error| match error {
+            pause::Error::Ended => Refusal::State(error.to_string()),
+            _ => Refusal::Failed(error.to_string()),
+        })?;
+        self.notify(Notice::Paused);
+        Ok(Answer::Done)
+    }
+
+    fn resume(&mut self, machine: &mut Machine) -> Reply {
+        if !machine.is_paused() {
+            return Err(Refusal::State("the guest is not paused".to_owned()));
+        }
+        machine.resume();
+        self.notify(Notice::Resumed);
+        Ok(Answer::Done)
     }
 
     /// Carries out what came from the control interface. Ends the machine where that is what was asked.
-    fn obey(&mut self, machine: &Machine, asked: Asked) -> Option<MachineEnd> {
+    fn obey(&mut self, machine: &mut Machine, asked: Asked) -> Option<MachineEnd> {
         let mut end = None;
         let reply = match asked.command {
-            Command::Status => Ok(Answer::Status(Box::new(self.status()))),
+            Command::Status => Ok(Answer::Status(Box::new(self.status(machine)))),
             Command::Config => Ok(Answer::Config(Box::new(self.context.config.clone()))),
-            Command::PowerButton => {
-                self.press_power_button(machine);
-                Ok(Answer::Done)
-            }
+            Command::Pause => self.pause(machine),
+            Command::Resume => self.resume(machine),
+            Command::PowerButton => self.press_power_button(machine),
             Command::Reset => {
                 end = Some(MachineEnd::Reset);
                 Ok(Answer::Done)
@@ -344,12 +378,12 @@ impl Run<'_> {
         end
     }
 
-    fn status(&self) -> Vm {
+    fn status(&self, machine: &Machine) -> Vm {
         let since_1970 = self.started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         Vm {
             id: self.control.id.clone(),
             name: self.control.name.clone(),
-            state: RunState::Running,
+            state: if machine.is_paused() { RunState::Paused } else { RunState::Running },
             pid: std::process::id(),
             carve_version: env!("CARGO_PKG_VERSION").to_owned(),
             vcpus: self.context.config.vcpus,

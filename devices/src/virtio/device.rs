@@ -94,6 +94,12 @@ pub trait VirtioDevice: Send {
     /// those it still has.
     fn quiesce(&mut self) -> Vec<Queue>;
 
+    /// [`quiesce`](Self::quiesce) for a pause, which the guest is to notice as little of as can be: what
+    /// need not be done now is done afterwards.
+    fn pause(&mut self) -> Vec<Queue> {
+        self.quiesce()
+    }
+
     /// Forgets everything the driver told it. Only called when quiesced.
     fn reset(&mut self);
 

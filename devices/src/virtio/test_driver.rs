@@ -470,7 +470,7 @@ impl<D: VirtioDevice> Driver<D> {
 
     /// Stops the device and starts it again, as pause and resume do.
     pub fn pause_and_resume(&mut self) {
-        let queues = self.device.quiesce();
+        let queues = self.device.pause();
         assert_eq!(queues.len(), self.queues.len(), "queues given back");
         self.activate(queues);
     }

@@ -53,6 +53,12 @@ impl Kickable {
         Self { flag }
     }
 
+    /// Makes the next KVM_RUN return before it enters the guest.
+    pub fn kick(&self) {
+        // SAFETY: the vCPU's page is mapped while this value lives.
+        unsafe { ptr::write_volatile(self.flag, 1) };
+    }
+
     /// Forgets kicks so far; whether there were any. Look at the requests after this, not before.
     pub fn clear(&self) -> bool {
         // SAFETY: the vCPU's page is mapped while this value lives.

@@ -6,6 +6,7 @@
 pub mod cpuid;
 pub mod crash;
 pub mod doorbell;
+pub mod gate;
 pub mod ioapic;
 pub mod kick;
 pub mod line;

@@ -15,6 +15,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::crash::{self, Report};
+use super::gate::{Gate, Wish};
 use super::kick::Kickable;
 use super::{Error, failed};
 use crate::timings::Timings;
@@ -31,8 +32,8 @@ pub struct Platform {
     pub memory: GuestMemory,
     /// Set once the guest's kernel has said it panicked.
     pub panicked: AtomicBool,
-    /// Set to make vCPUs leave their loops; kick them afterwards.
-    pub stop: AtomicBool,
+    /// Where vCPUs are told to pause and to stop; kick them afterwards.
+    pub gate: Arc<Gate>,
 }
 
 /// Why a vCPU's loop ended.
@@ -68,6 +69,14 @@ pub struct Vcpu {
 /// waiting: the guest's watchdogs are to forgive either.
 const LONG_EXIT: Duration = Duration::from_millis(500);
 
+/// How KVM_RUN was left.
+enum Left {
+    /// For something that has been done.
+    Served,
+    /// By a signal.
+    Interrupted,
+}
+
 /// Exits that need the vCPU itself, after the borrow that KVM's own exit type holds has ended.
 enum Pending {
     PortIo,
@@ -87,15 +96,24 @@ impl Vcpu {
         let kickable = Kickable::new(&mut self.fd);
         timings.first_entry.mark();
         loop {
-            // Whoever stops us sets `stop`, then kicks. A kick is cleared before this look, never
-            // after it, so one that arrives now makes the next KVM_RUN return at once.
-            if platform.stop.load(Ordering::Acquire) {
-                return Ended::Stopped;
+            // Whoever stops us says so at the gate, then kicks. A kick is cleared before this look,
+            // never after it, so one that arrives now makes the next KVM_RUN return at once.
+            match platform.gate.wish() {
+                Wish::Run => {}
+                Wish::Stop => return Ended::Stopped,
+                Wish::Pause => match self.pause(platform, &kickable) {
+                    ControlFlow::Continue(()) => continue,
+                    ControlFlow::Break(ended) => return ended,
+                },
             }
-            let step = self.step(platform, &kickable);
+            let step = self.step(platform);
             timings.first_exit.mark();
-            if let ControlFlow::Break(ended) = step {
-                return ended;
+            match step {
+                ControlFlow::Continue(Left::Served) => {}
+                // Nothing but kicks and the process being stopped interrupts KVM_RUN.
+                ControlFlow::Continue(Left::Interrupted) if kickable.clear() => {}
+                ControlFlow::Continue(Left::Interrupted) => self.was_stopped(),
+                ControlFlow::Break(ended) => return ended,
             }
             if coarse_time().saturating_sub(self.left) > LONG_EXIT {
                 self.was_stopped();
@@ -103,21 +121,39 @@ impl Vcpu {
         }
     }
 
-    fn step(&mut self, platform: &Platform, kickable: &Kickable) -> ControlFlow<Ended> {
+    /// Completes the instruction that the last exit is part of, and waits at the gate.
+    fn pause(&mut self, platform: &Platform, kickable: &Kickable) -> ControlFlow<Ended> {
+        loop {
+            // KVM_RUN ends the instruction and enters no guest. Where that takes more of the
+            // bus, it is another exit (Documentation/virt/kvm/api.rst, 5. The kvm_run structure).
+            kickable.kick();
+            if let Left::Interrupted = self.step(platform)? {
+                kickable.clear();
+                break;
+            }
+        }
+        platform.gate.wait();
+        self.left = coarse_time();
+        self.was_stopped();
+        ControlFlow::Continue(())
+    }
+
+    fn step(&mut self, platform: &Platform) -> ControlFlow<Ended, Left> {
         let exit = self.fd.run();
         self.left = coarse_time();
         let pending = match exit {
             Ok(VcpuExit::MmioRead(address, data)) => {
                 platform.mmio.read(address, data);
-                return ControlFlow::Continue(());
+                return ControlFlow::Continue(Left::Served);
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
-                return perform(platform.mmio.write(address, data), platform);
+                perform(platform.mmio.write(address, data), platform)?;
+                return ControlFlow::Continue(Left::Served);
             }
             Ok(VcpuExit::IoapicEoi(vector)) => {
                 let mut ioapic = platform.ioapic.lock().unwrap_or_else(PoisonError::into_inner);
                 ioapic.end_of_interrupt(vector);
-                return ControlFlow::Continue(());
+                return ControlFlow::Continue(Left::Served);
             }
             Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => Pending::PortIo,
             Ok(VcpuExit::Shutdown) => Pending::TripleFault,
@@ -136,12 +172,9 @@ impl Vcpu {
             )),
             Ok(other) => Pending::Unrunnable(format!("KVM left the guest for {other:?}")),
             Err(e) if e.errno() == libc::EINTR => {
-                if !kickable.clear() {
-                    self.was_stopped();
-                }
-                return ControlFlow::Continue(());
+                return ControlFlow::Continue(Left::Interrupted);
             }
-            Err(e) if e.errno() == libc::EAGAIN => return ControlFlow::Continue(()),
+            Err(e) if e.errno() == libc::EAGAIN => return ControlFlow::Continue(Left::Served),
             Err(e) => return ControlFlow::Break(Ended::Failed(failed("KVM_RUN")(e))),
         };
         match pending {
@@ -158,9 +191,9 @@ impl Vcpu {
         }
     }
 
-    /// The process was stopped (SIGSTOP, a frozen cgroup) and continued: nothing but that and kicks
-    /// interrupts KVM_RUN. The guest's clocks went on meanwhile; it is told, so that its watchdogs do
-    /// not take the time for one of their CPUs being stuck (KVM_KVMCLOCK_CTRL).
+    /// The machine was paused, or the process stopped (SIGSTOP, a frozen cgroup) and continued. The
+    /// guest's clocks went on meanwhile; it is told, so that its watchdogs do not take the time for one
+    /// of their CPUs being stuck (KVM_KVMCLOCK_CTRL).
     fn was_stopped(&self) {
         if let Err(error) = self.fd.kvmclock_ctrl() {
             // A guest without kvm-clock has no such watchdog.
@@ -173,7 +206,7 @@ impl Vcpu {
         reason: String,
         platform: &Platform,
         bytes: Option<Vec<u8>>,
-    ) -> ControlFlow<Ended> {
+    ) -> ControlFlow<Ended, Left> {
         let report = Box::new(Report::of(self.index, &self.fd, &platform.memory, bytes));
         ControlFlow::Break(Ended::Unrunnable { reason, report })
     }
@@ -181,7 +214,7 @@ impl Vcpu {
     /// Performs a port I/O exit. A string instruction (`rep outsb`) arrives as one exit with many
     /// items; each is an access of its own to the same port.
     #[allow(unsafe_code)]
-    fn port_io(&mut self, platform: &Platform) -> ControlFlow<Ended> {
+    fn port_io(&mut self, platform: &Platform) -> ControlFlow<Ended, Left> {
         let run = self.fd.get_kvm_run();
         let page = (&raw mut *run).cast::<u8>();
         // SAFETY: the exit reason is KVM_EXIT_IO, so the kernel filled in this member.
@@ -200,7 +233,7 @@ impl Vcpu {
                 perform(platform.pio.write(io.port.into(), item), platform)?;
             }
         }
-        ControlFlow::Continue(())
+        ControlFlow::Continue(Left::Served)
     }
 }
 

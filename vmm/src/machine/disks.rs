@@ -10,17 +10,22 @@ mod image;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use devices::mutex::lock;
 use devices::token_bucket::{Limits, LimitsHandle, Rate};
 use devices::virtio::block::backend::Storage;
-use devices::virtio::block::{Block, Handle, Properties};
+use devices::virtio::block::{Block, Counters, Handle, Properties};
 use resources::config::Disk;
 
 use self::error::Failure;
 use self::files::Files;
 
 pub use self::error::{Error, Problem};
+
+/// Longest time between two looks at whether operations are over.
+const LONGEST_NAP: Duration = Duration::from_micros(500);
 
 /// The disks of a VM, over its resets. They stay locked until this and all devices are gone.
 pub struct Disks {
@@ -75,6 +80,33 @@ impl Disks {
         lock(&self.disks.get(index)?.handle).clone()
     }
 
+    /// Has no disk take requests from its guest any more, until what is returned is dropped, and waits
+    /// until the host has carried out those it has.
+    ///
+    /// # Errors
+    ///
+    /// The name of a disk whose operations take longer than until `deadline`.
+    pub fn hold(&self, deadline: Instant) -> Result<Held, String> {
+        let handles = self.disks.iter().filter_map(|disk| {
+            let handle = lock(&disk.handle).clone()?;
+            handle.hold(true);
+            Some((&disk.name, handle))
+        });
+        let (names, handles): (Vec<_>, Vec<_>) = handles.unzip();
+        let held = Held(handles);
+        let mut nap = Duration::from_micros(10);
+        for (name, handle) in names.into_iter().zip(&held.0) {
+            while handle.in_flight() > 0 {
+                if Instant::now() >= deadline {
+                    return Err(name.clone());
+                }
+                thread::sleep(nap);
+                nap = (nap * 2).min(LONGEST_NAP);
+            }
+        }
+        Ok(held)
+    }
+
     /// Whether there are any.
     pub fn is_empty(&self) -> bool {
         self.disks.is_empty()
@@ -88,6 +120,17 @@ impl Disks {
             {
                 tracing::debug!(disk = disk.name, "its size cannot be told: {error}");
             }
+        }
+    }
+}
+
+/// Disks that take no requests while this lives.
+pub struct Held(Vec<Handle>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for handle in &self.0 {
+            handle.hold(false);
         }
     }
 }
@@ -117,6 +160,7 @@ fn properties(disk: &Disk) -> Properties {
         queue_size: disk.queue_size,
         block_size: disk.block_size,
         limits: LimitsHandle::new(limits),
+        counters: Counters::new(),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod disks;
 pub mod memory;
 pub mod networks;
 pub mod passt;
+pub(crate) mod pause;
 pub mod sources;
 pub mod topology;
 pub mod unix_socket;
@@ -26,6 +27,7 @@ use std::thread::{self, JoinHandle};
 use boot::acpi;
 use boot::layout::RamLayout;
 use devices::legacy::{Ged, Serial};
+use devices::virtio::transport::Core;
 use resources::config::VmConfig;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::Killable;
@@ -33,6 +35,7 @@ use vmm_sys_util::signal::Killable;
 use self::sources::Sources;
 use self::topology::Topology;
 use self::wiring::{Devices, Host, Wired};
+use crate::kvm::gate::{Gate, Wish};
 use crate::kvm::vcpu::{Ended, Platform, Vcpu};
 use crate::kvm::{self, System, Vm, cpuid, kick, msr, registers};
 use crate::timings::Timings;
@@ -103,6 +106,9 @@ pub(crate) struct Machine {
     platform: Arc<Platform>,
     serial: Arc<Mutex<Serial>>,
     ged: Arc<Mutex<Ged>>,
+    /// In the guest's order.
+    virtio: Vec<Arc<Mutex<Core>>>,
+    paused: bool,
     _vm: Vm,
 }
 
@@ -123,10 +129,10 @@ impl Machine {
 
         let device_space = layout.device_space(cpuid.physical_bits());
         let host = Host { vm: &vm, system, memory: &memory, device_space };
-        let Wired { pio, mmio, ioapic, devices, virtio } =
+        let Wired { pio, mmio, ioapic, devices, virtio, described } =
             wiring::connect(&host, config, console, sources.devices()?)?;
         let apic_ids = topology.apic_ids().collect();
-        let tables = acpi::Tables::build(&wiring::acpi_platform(apic_ids, virtio))?;
+        let tables = acpi::Tables::build(&wiring::acpi_platform(apic_ids, described))?;
         let rsdp = tables.write(&memory)?;
         wiring::write_reset_vector(&memory).map_err(Error::ResetVector)?;
         let entry = sources.boot.load(&memory, &layout, rsdp)?;
@@ -143,11 +149,13 @@ impl Machine {
             ioapic,
             memory,
             panicked: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
+            gate: Arc::default(),
         });
         let Devices { serial, ged } = devices;
         let ends = Ends::default();
-        let mut machine = Self { threads: Vec::new(), ends, platform, serial, ged, _vm: vm };
+        let threads = Vec::new();
+        let mut machine =
+            Self { threads, ends, platform, serial, ged, virtio, paused: false, _vm: vm };
         for (index, vcpu) in (0..).zip(vcpus) {
             machine.spawn(index, vcpu, context)?;
         }
@@ -157,7 +165,9 @@ impl Machine {
     fn spawn(&mut self, index: u32, mut vcpu: Vcpu, context: &Context<'_>) -> Result<(), Error> {
         let (platform, ends) = (Arc::clone(&self.platform), Arc::clone(&self.ends));
         let (timings, event) = (Arc::clone(context.timings), Arc::clone(context.vcpu_ended));
+        let entered = Gate::enter(Arc::clone(&platform.gate));
         let body = move || {
+            let _entered = entered;
             let run = AssertUnwindSafe(|| vcpu.run(&platform, &timings));
             // A device's bug ends this guest with a message, not the process with a mess.
             let ended = panic::catch_unwind(run).map_err(|_| Error::VcpuPanicked(index));
@@ -175,6 +185,11 @@ impl Machine {
     /// The next end of a vCPU's loop that has not been looked at.
     pub(crate) fn take_end(&self) -> Option<Result<Ended, Error>> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Whether a vCPU's loop has ended and nobody has looked at it.
+    fn has_ended(&self) -> bool {
+        !self.ends.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Whether the guest's kernel has said that it panicked.
@@ -195,13 +210,17 @@ impl Machine {
         }
     }
 
-    /// Stops every vCPU and waits until its thread is gone.
-    fn stop(&mut self) {
-        self.platform.stop.store(true, Ordering::Release);
+    fn tell_vcpus(&self, wish: Wish) {
+        self.platform.gate.set(wish);
         for thread in &self.threads {
             // A thread that has ended already cannot be signalled; it needs no signal either.
             let _ = thread.kill(kick::signal());
         }
+    }
+
+    /// Stops every vCPU and waits until its thread is gone.
+    fn stop(&mut self) {
+        self.tell_vcpus(Wish::Stop);
         for thread in self.threads.drain(..) {
             // Its panics are caught and kept in `ends`.
             let _ = thread.join();

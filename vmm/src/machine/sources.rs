@@ -123,6 +123,11 @@ impl Sources {
         self.consoles.as_ref()
     }
 
+    /// The host's side of the disks.
+    pub(super) fn disks(&self) -> &Disks {
+        &self.disks
+    }
+
     /// Whether [`follow_host`](Self::follow_host) has anything to look at.
     pub fn has_disks(&self) -> bool {
         !self.disks.is_empty()

@@ -17,6 +17,7 @@ use devices::legacy::{
     Cmos, DebugExit, Ged, I8042, PowerRegisters, Pvpanic, Serial, i8042, power, serial,
 };
 use devices::virtio::VirtioDevice;
+use devices::virtio::transport::Core;
 use resources::config::VmConfig;
 use vm_memory::GuestMemoryError;
 use vmm_sys_util::eventfd::EventFd;
@@ -67,7 +68,9 @@ pub(super) struct Wired {
     pub mmio: Bus,
     pub ioapic: Arc<Mutex<IoApic>>,
     pub devices: Devices,
-    pub virtio: Described,
+    /// In the guest's order.
+    pub virtio: Vec<Arc<Mutex<Core>>>,
+    pub described: Described,
 }
 
 /// Creates every device of `config` and puts it on its bus.
@@ -99,8 +102,9 @@ pub(super) fn connect(
         put(DEBUG_EXIT_PORT, 1, shared(DebugExit))?;
     }
     let transport = config.devices.transport;
-    let virtio = virtio::connect(host, virtio, transport, router, &mut pio, &mut mmio)?;
-    Ok(Wired { pio, mmio, ioapic, devices: Devices { serial, ged }, virtio })
+    let (virtio, described) =
+        virtio::connect(host, virtio, transport, router, &mut pio, &mut mmio)?;
+    Ok(Wired { pio, mmio, ioapic, devices: Devices { serial, ged }, virtio, described })
 }
 
 /// The same machine, as its ACPI tables describe it.

@@ -333,3 +333,65 @@ fn no_more_is_in_flight_than_the_queue_has_entries() {
     (0..4).for_each(|_| allow.send(()).unwrap());
     (0..4).for_each(|_| drop(queue.wait_used()));
 }
+
+#[test]
+fn a_disk_that_is_held_finishes_what_it_has_and_takes_no_more() {
+    let (allow, control) = mpsc::channel();
+    let slow = Slow { control: Mutex::new(Some(control)), ..Slow::default() };
+    let log = Arc::clone(&slow.log);
+    let mut driver = driver(&(Arc::new(slow) as Arc<dyn Storage>));
+    let handle = driver.device.handle();
+    let flush = [header(FLUSH, 0), Part::In(1)];
+    let first = driver.queues[0].post(&flush);
+    driver.queues[0].kick();
+    wait("an operation", || lock(&log).len() == 1);
+    handle.hold(true);
+    let second = driver.queues[0].post(&flush);
+    driver.queues[0].kick();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!((handle.in_flight(), lock(&log).len()), (1, 1));
+    allow.send(()).unwrap();
+    assert_eq!(driver.queues[0].wait_used().0, first);
+    wait("nothing in flight", || handle.in_flight() == 0);
+    assert_eq!(lock(&log).len(), 1);
+    // Let go, it looks at its queue unasked.
+    handle.hold(false);
+    allow.send(()).unwrap();
+    assert_eq!(driver.queues[0].wait_used().0, second);
+}
+
+#[test]
+fn a_disk_that_grows_while_the_device_rests_is_told_when_it_carries_on() {
+    let file = memfd(MIB);
+    let mut driver = driver(&raw(&file, BOTH[0]));
+    let handle = driver.device.handle();
+    let queues = driver.device.pause();
+    handle.grow(2 * MIB).unwrap();
+    assert_eq!(driver.signals.config(), 0);
+    driver.restart(queues);
+    assert_eq!((driver.signals.config(), config_u32(&driver.device, 0)), (1, 4096));
+    driver.pause_and_resume();
+    assert_eq!(driver.signals.config(), 1);
+}
+
+#[test]
+fn what_a_disk_does_is_counted_over_pauses() {
+    for options in BOTH {
+        let mut driver = driver(&raw(&memfd(MIB), options));
+        let counters = Arc::clone(&driver.device.properties.counters);
+        write(&mut driver.queues[0], 0, &[1; 4096]);
+        driver.pause_and_resume();
+        read(&mut driver.queues[0], 0, 512);
+        let (status, _) =
+            ask(&mut driver.queues[0], &[header(IN, 1 << 20), Part::In(512), Part::In(1)]);
+        assert_ne!(status, 0);
+        let done = counters.queue(0);
+        assert_eq!(
+            (done.writes, done.written_bytes, done.reads, done.read_bytes),
+            (1, 4096, 1, 512)
+        );
+        assert_eq!((done.others, done.errors, counters.in_flight()), (1, 1, 0));
+        assert_eq!(done.latency.iter().sum::<u64>(), 2);
+        assert!(done.time > Duration::ZERO);
+    }
+}

@@ -6,7 +6,9 @@
 
 pub mod backend;
 mod config;
+mod counters;
 mod request;
+mod slot;
 mod state;
 mod worker;
 
@@ -30,6 +32,7 @@ use self::state::State;
 use self::worker::QueueWorker;
 
 pub use self::config::feature;
+pub use self::counters::{Counters, LATENCIES, Requests, latency_bound};
 
 /// Most queues of a device.
 pub const MAX_QUEUES: u16 = 16;
@@ -51,6 +54,8 @@ pub struct Properties {
     pub block_size: u32,
     /// Limits of all queues together.
     pub limits: Arc<LimitsHandle>,
+    /// Where what the disk does is counted.
+    pub counters: Arc<Counters>,
 }
 
 impl Default for Properties {
@@ -62,6 +67,7 @@ impl Default for Properties {
             queue_size: 256,
             block_size: 512,
             limits: LimitsHandle::new(crate::token_bucket::Limits::default()),
+            counters: Counters::new(),
         }
     }
 }
@@ -76,6 +82,11 @@ struct Shared {
     block_size: u32,
     serial: [u8; ID_LEN],
     limiter: SharedLimiter,
+    counters: Arc<Counters>,
+    /// No request is taken off a queue.
+    held: AtomicBool,
+    /// The driver does not know of the capacity yet, as it was changed while none was served.
+    grown: AtomicBool,
     /// Host errors.
     log: RateLimitedLog,
     /// When workers that are being stopped give up waiting.
@@ -93,8 +104,6 @@ pub struct Block {
     queue_sizes: Vec<u16>,
     shared: Arc<Shared>,
     workers: Vec<Worker<QueueWorker>>,
-    /// The disk has grown since the state was saved: the driver has to be told.
-    grown: bool,
     /// How long operations in flight may take to end when the device is stopped.
     patience: Duration,
 }
@@ -132,6 +141,9 @@ impl Block {
             block_size,
             serial,
             limiter: SharedLimiter::new(Arc::clone(&properties.limits)),
+            counters: Arc::clone(&properties.counters),
+            held: AtomicBool::new(false),
+            grown: AtomicBool::new(false),
             log: RateLimitedLog::new(),
             deadline: Mutex::new(None),
             interrupt: Mutex::new(None),
@@ -143,7 +155,6 @@ impl Block {
             properties,
             shared: Arc::new(shared),
             workers: Vec::new(),
-            grown: false,
             patience: worker::PATIENCE,
         })
     }
@@ -221,10 +232,21 @@ impl Handle {
 
     fn announce(&self, bytes: u64) {
         self.shared.capacity.store(bytes, Ordering::Release);
-        let interrupt = lock(&self.shared.interrupt).clone();
-        if let Some(interrupt) = interrupt {
-            interrupt.signal_config();
+        match &*lock(&self.shared.interrupt) {
+            Some(interrupt) => interrupt.signal_config(),
+            None => self.shared.grown.store(true, Ordering::Release),
         }
+    }
+
+    /// While held, the disk takes no request off its queues; those it has already are carried out, as
+    /// [`in_flight`](Self::in_flight) tells.
+    pub fn hold(&self, held: bool) {
+        self.shared.held.store(held, Ordering::Release);
+    }
+
+    /// Requests that the host has not carried out yet.
+    pub fn in_flight(&self) -> u64 {
+        self.shared.counters.in_flight()
     }
 
     /// The rate limits, to be changed at will.
@@ -269,10 +291,11 @@ impl VirtioDevice for Block {
                 return Err(error);
             }
         }
-        if std::mem::take(&mut self.grown) {
+        let mut listening = lock(&self.shared.interrupt);
+        if self.shared.grown.swap(false, Ordering::AcqRel) {
             interrupt.signal_config();
         }
-        *lock(&self.shared.interrupt) = Some(interrupt);
+        *listening = Some(interrupt);
         Ok(())
     }
 
@@ -286,6 +309,8 @@ impl VirtioDevice for Block {
 
     fn reset(&mut self) {
         self.shared.writeback.store(true, Ordering::Relaxed);
+        // The next driver reads the capacity there is.
+        self.shared.grown.store(false, Ordering::Release);
     }
 
     fn save(&self) -> Vec<u8> {
@@ -305,7 +330,7 @@ impl VirtioDevice for Block {
                 state.capacity
             )));
         }
-        self.grown = state.capacity < capacity;
+        self.shared.grown.store(state.capacity < capacity, Ordering::Release);
         self.shared.writeback.store(state.writeback, Ordering::Relaxed);
         Ok(())
     }

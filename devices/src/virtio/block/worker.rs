@@ -12,12 +12,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Shared;
-use super::backend::{Data, Ended, Engine, Operation, Range};
+use super::backend::{Ended, Engine};
 use super::config::feature;
-use super::request::{Bounds, HEADER, Request, Status};
+use super::counters::QueueCounters;
+use super::request::{Bounds, Request, Status};
+use super::slot::Slot;
 use crate::mutex::lock;
 use crate::token_bucket::RECHECK;
-use crate::virtio::chain::Chain;
 use crate::virtio::queue::{Broken, Queue};
 use crate::virtio::worker::Handler;
 
@@ -25,17 +26,6 @@ use crate::virtio::worker::Handler;
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long they may take to be given up afterwards.
 const CANCELLING: Duration = Duration::from_secs(5);
-
-/// A request in service.
-#[derive(Debug)]
-struct Slot {
-    chain: Chain,
-    request: Request,
-    /// Those of a discard.
-    ranges: Vec<Range>,
-    /// Operations of it that have been started.
-    started: usize,
-}
 
 /// What becomes of the request popped last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +51,8 @@ pub(super) struct QueueWorker {
     staged: u16,
     /// Operations that the engine has not been told to submit.
     unsubmitted: usize,
+    /// The time, unless it has passed since it was asked for.
+    now: Option<Instant>,
 }
 
 impl QueueWorker {
@@ -70,13 +62,7 @@ impl QueueWorker {
         shared: Arc<Shared>,
         features: u64,
     ) -> Self {
-        let slot = |_| Slot {
-            chain: queue.chain(),
-            request: Request::Flush,
-            ranges: Vec::new(),
-            started: 0,
-        };
-        let slots = (0..queue.size()).map(slot).collect();
+        let slots = (0..queue.size()).map(|_| Slot::new(queue.chain())).collect();
         let free = (0..queue.size()).rev().collect();
         Self {
             queue,
@@ -88,6 +74,7 @@ impl QueueWorker {
             waiting: None,
             staged: 0,
             unsubmitted: 0,
+            now: None,
         }
     }
 
@@ -97,6 +84,19 @@ impl QueueWorker {
 
     fn in_flight(&self) -> usize {
         self.slots.len() - self.free.len() - usize::from(self.waiting.is_some())
+    }
+
+    fn count_in_flight(&self) {
+        self.counters().set_in_flight(self.in_flight());
+    }
+
+    fn counters(&self) -> &QueueCounters {
+        self.shared.counters.of(self.queue.index())
+    }
+
+    /// The time: asked for once for all that happens at once.
+    fn now(&mut self) -> Instant {
+        *self.now.get_or_insert_with(Instant::now)
     }
 
     /// Takes what is available, up to a queue full, so that `stop` is looked at now and then.
@@ -111,6 +111,9 @@ impl QueueWorker {
     }
 
     fn take_one(&mut self) -> Result<Popped, Broken> {
+        if self.shared.held.load(Ordering::Acquire) {
+            return Ok(Popped::Waits(RECHECK));
+        }
         let (slot, request) = match self.waiting {
             Some(slot) => (slot, self.slots[usize::from(slot)].request),
             None => {
@@ -118,6 +121,7 @@ impl QueueWorker {
                 match self.parse(slot) {
                     Ok(request) => (slot, request),
                     Err(status) => {
+                        self.counters().refused();
                         self.answer(slot, status);
                         return Ok(Popped::Served);
                     }
@@ -133,6 +137,7 @@ impl QueueWorker {
         self.waiting = None;
         self.slots[usize::from(slot)].request = request;
         self.slots[usize::from(slot)].started = 0;
+        self.count_in_flight();
         self.go_on(slot);
         Ok(Popped::Served)
     }
@@ -148,6 +153,8 @@ impl QueueWorker {
             return Err(Broken::Request);
         }
         self.free.pop();
+        let now = self.now();
+        self.slots[usize::from(slot)].since = now;
         Ok(Some(slot))
     }
 
@@ -174,7 +181,7 @@ impl QueueWorker {
         loop {
             let write_through = self.writes_through();
             let current = &mut self.slots[usize::from(slot)];
-            let Some(operation) = operation(current, write_through) else {
+            let Some(operation) = current.next_operation(write_through) else {
                 return self.complete(slot);
             };
             match self.engine.start(slot, operation) {
@@ -195,6 +202,7 @@ impl QueueWorker {
             // There is room: it was checked.
             let _ = current.chain.write(0, &self.shared.serial);
         }
+        self.count(slot, true);
         self.answer(slot, Status::Ok);
     }
 
@@ -203,7 +211,18 @@ impl QueueWorker {
         if let Some(suppressed) = self.shared.log.admit() {
             tracing::warn!(suppressed, ?request, "a disk operation failed: {error}");
         }
+        self.count(slot, false);
         self.answer(slot, Status::IoErr);
+    }
+
+    fn count(&mut self, slot: u16, ok: bool) {
+        if self.engine.completions().is_none() {
+            // Where each operation takes its time right here.
+            self.now = None;
+        }
+        let now = self.now();
+        let Slot { request, since, .. } = &self.slots[usize::from(slot)];
+        self.counters().answered(request, ok, now.saturating_duration_since(*since));
     }
 
     /// Stages the answer to a request and frees its slot.
@@ -217,6 +236,7 @@ impl QueueWorker {
         self.queue.stage(self.staged, head, u32::try_from(written).unwrap_or(0));
         self.staged += 1;
         self.free.push(slot);
+        self.count_in_flight();
         if self.engine.completions().is_none() || self.staged == self.queue.size() {
             // Where each operation takes its time right here, the driver is not kept waiting for the rest.
             self.publish();
@@ -243,6 +263,7 @@ impl QueueWorker {
     fn submit(&mut self) {
         self.unsubmitted = 0;
         self.engine.submit();
+        self.now = None;
     }
 
     /// Serves what there is; how long to wait for the next event (`None`: until there is one).
@@ -271,7 +292,7 @@ impl QueueWorker {
     /// Submits, then waits for the doorbell, completions, `stop` or the end of `timeout`; whether it is
     /// `stop`.
     fn wait(&mut self, stop: &EventFd, timeout: Option<Duration>) -> bool {
-        self.unsubmitted = 0;
+        (self.unsubmitted, self.now) = (0, None);
         if let Some(stopped) = self.engine.wait(stop, self.queue.doorbell(), timeout) {
             return stopped;
         }
@@ -308,6 +329,7 @@ impl QueueWorker {
             self.engine.cancel();
             self.drain(deadline.max(Instant::now()) + CANCELLING);
         }
+        self.counters().set_in_flight(0);
         if self.in_flight() > 0 {
             // Their buffers may be written to at any time: the driver must not go on using them.
             self.queue.fail(Broken::Request);
@@ -326,6 +348,7 @@ impl QueueWorker {
             }
             let timeout = Timespec::try_from(left.min(RECHECK)).unwrap_or_default();
             let _ = poll(&mut [PollFd::from_borrowed_fd(ring, PollFlags::IN)], Some(&timeout));
+            self.now = None;
         }
     }
 }
@@ -340,31 +363,6 @@ fn limiter_take(
         return Ok(());
     }
     limiter.take(queue, Instant::now(), bytes)
-}
-
-/// The operation of a request that comes next, if there is one.
-fn operation(slot: &mut Slot, write_through: bool) -> Option<Operation<'_>> {
-    let Slot { chain, request, ranges, started } = slot;
-    let (next, count) = match *request {
-        Request::Read { offset, len } => {
-            (Some(Operation::Read(offset, Data::to_fill(chain, len))), 1)
-        }
-        Request::Write { offset, len } => {
-            (Some(Operation::Write(offset, Data::to_write(chain, HEADER, len))), 1)
-        }
-        Request::Flush => (Some(Operation::Flush), 1),
-        Request::Discard => {
-            (ranges.get(*started).map(|&range| Operation::Discard(range)), ranges.len())
-        }
-        Request::WriteZeroes { range, unmap } => (Some(Operation::WriteZeroes(range, unmap)), 1),
-        Request::GetId => (None, 0),
-    };
-    let number = *started;
-    *started += 1;
-    if number < count {
-        return next;
-    }
-    (number == count && write_through && request.modifies()).then_some(Operation::Flush)
 }
 
 impl Handler for QueueWorker {

@@ -222,6 +222,23 @@ fn a_slow_reader_of_a_blocking_pipe_or_socket_gets_every_byte() {
 }
 
 #[test]
+fn a_pause_does_not_wait_for_a_slow_reader_and_loses_nothing() {
+    let (mut out, output) = pipe(true);
+    let mut driver = driver(vec![console(None, Some(output))]);
+    let all = pattern(1 << 20);
+    driver.queues[1].post(&[Part::Out(all.clone())]);
+    driver.queues[1].kick();
+    let mut bytes = vec![0; all.len()];
+    for chunk in bytes.chunks_mut(200_000) {
+        let start = Instant::now();
+        driver.pause_and_resume();
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+        out.read_exact(chunk).unwrap();
+    }
+    assert!(bytes == all, "bytes were lost, doubled or swapped");
+}
+
+#[test]
 fn a_reader_that_does_not_read_stops_the_queue() {
     let (out, output) = pipe(true);
     let mut driver = driver(vec![console(None, Some(output))]);

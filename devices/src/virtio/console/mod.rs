@@ -10,8 +10,8 @@
 //! A reader that is there and slow stops the port's queue, and thereby the guest; nothing is lost and
 //! nothing grows. When nobody is there (a socket without client, a pseudo-terminal that nobody has
 //! open, a pipe whose reader has gone) output is dropped, as on a serial line. Stopping the device
-//! waits up to a second for slow readers; what they have not taken by then the guest still holds, and
-//! it is sent when the device carries on.
+//! waits up to a second for slow readers, and a pause not at all; what they have not taken by then the
+//! guest still holds, and it is sent when the device carries on.
 
 mod control;
 mod host;
@@ -65,6 +65,8 @@ pub struct Handle {
     size: AtomicU32,
     /// The driver has not been told of the size.
     news: AtomicBool,
+    /// Slow readers are not waited for when the device is stopped: it carries on soon.
+    pausing: AtomicBool,
     emergency: Mutex<Vec<u8>>,
     wake: EventFd,
 }
@@ -79,6 +81,7 @@ impl Handle {
         Ok(Arc::new(Self {
             size: AtomicU32::new(0),
             news: AtomicBool::new(false),
+            pausing: AtomicBool::new(false),
             emergency: Mutex::default(),
             wake: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
         }))
@@ -221,6 +224,13 @@ impl VirtioDevice for Console {
         let Some(serving) = self.worker.take().and_then(Worker::stop) else { return Vec::new() };
         let (ports, queues) = serving.into_parts();
         self.ports = ports;
+        queues
+    }
+
+    fn pause(&mut self) -> Vec<Queue> {
+        self.handle.pausing.store(true, Ordering::Release);
+        let queues = self.quiesce();
+        self.handle.pausing.store(false, Ordering::Release);
         queues
     }
 

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -155,7 +156,8 @@ impl Serving {
 
     /// Writes what the guest has handed over, as far as readers take it within [`DRAIN`].
     fn drain(&mut self) {
-        let deadline = Instant::now() + DRAIN;
+        let pausing = self.handle.pausing.load(Ordering::Acquire);
+        let deadline = Instant::now() + if pausing { Duration::ZERO } else { DRAIN };
         loop {
             let (mut more, mut unsent) = (false, false);
             for port in &mut self.ports[..self.served] {

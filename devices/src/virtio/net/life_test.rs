@@ -130,6 +130,19 @@ fn the_link_can_be_cut_and_mended() {
 }
 
 #[test]
+fn a_link_that_is_cut_while_the_device_rests_is_told_when_it_carries_on() {
+    let (mut driver, _peer) = driver();
+    let queues = driver.device.pause();
+    driver.device.shared.link.set(false);
+    assert_eq!(driver.signals.config(), 0);
+    driver.restart(queues);
+    assert_eq!((status(&driver) & 1, driver.signals.config() > 0), (0, true));
+    let told = driver.signals.config();
+    driver.pause_and_resume();
+    assert!(driver.signals.config() <= told + 1, "at most an announcement");
+}
+
+#[test]
 fn a_lost_peer_is_a_lost_link_and_frames_still_come_back() {
     let (mut driver, peer) = driver();
     post_buffers(&mut driver, 4);

@@ -1,8 +1,9 @@
 //! The cable as the guest sees it: plugged in or not. The host changes that while the guest runs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use crate::mutex::lock;
 use crate::virtio::interrupt::Interrupt;
 
 /// Whether a network device has a link: the cable is plugged in, and something is at its other end.
@@ -11,15 +12,22 @@ pub struct Link {
     plugged: AtomicBool,
     /// Something is at the other end, as far as the device's workers know.
     carrier: AtomicBool,
-    /// Of the driver that listens, if one does. Not locked on the data path.
-    interrupt: Mutex<Option<Arc<dyn Interrupt>>>,
+    /// The driver that listens, if one does. Not locked on the data path.
+    driver: Mutex<Driver>,
+}
+
+#[derive(Default)]
+struct Driver {
+    interrupt: Option<Arc<dyn Interrupt>>,
+    /// Something has changed while nobody listened.
+    missed: bool,
 }
 
 impl Link {
     /// A cable that is plugged in or not.
     pub fn new(plugged: bool) -> Arc<Self> {
         let (plugged, carrier) = (AtomicBool::new(plugged), AtomicBool::new(true));
-        Arc::new(Self { plugged, carrier, interrupt: Mutex::default() })
+        Arc::new(Self { plugged, carrier, driver: Mutex::default() })
     }
 
     /// Whether frames pass.
@@ -45,14 +53,27 @@ impl Link {
 
     /// Tells the driver that the status changed.
     pub(super) fn signal(&self) {
-        let interrupt = self.interrupt.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(interrupt) = &*interrupt {
-            interrupt.signal_config();
+        let mut driver = lock(&self.driver);
+        match &driver.interrupt {
+            Some(interrupt) => interrupt.signal_config(),
+            None => driver.missed = true,
         }
     }
 
+    /// From now on, `interrupt` is told of changes, and of those that nobody was told of.
     pub(super) fn listen(&self, interrupt: Option<Arc<dyn Interrupt>>) {
-        *self.interrupt.lock().unwrap_or_else(PoisonError::into_inner) = interrupt;
+        let mut driver = lock(&self.driver);
+        if let Some(interrupt) = &interrupt
+            && std::mem::take(&mut driver.missed)
+        {
+            interrupt.signal_config();
+        }
+        driver.interrupt = interrupt;
+    }
+
+    /// The next driver to listen asks for itself how the link is.
+    pub(super) fn forget(&self) {
+        lock(&self.driver).missed = false;
     }
 }
 

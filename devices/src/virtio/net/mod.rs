@@ -261,6 +261,7 @@ impl VirtioDevice for Net {
     fn reset(&mut self) {
         (self.started, self.restored) = (false, false);
         self.paused.clear();
+        self.shared.link.forget();
         self.shared.set_announce(false);
         self.shared.change(|settings| *settings = initial(self.options.mac));
         // Should the kernel refuse, the next driver's activation fails and says so.

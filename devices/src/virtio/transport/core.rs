@@ -209,7 +209,8 @@ impl Core {
             Err(error) => {
                 self.complain(&format!("the device could not be started: {error}"));
                 // What it started before it failed must not go on alone.
-                self.collect_queues();
+                let queues = self.device.quiesce();
+                self.take_back(queues);
                 self.interrupt.signal_needs_reset();
             }
         }
@@ -235,20 +236,30 @@ impl Core {
 
     /// Stops the device and notes how far its queues are; whether it was running.
     pub fn suspend(&mut self) -> bool {
+        self.stop(|device| device.quiesce())
+    }
+
+    /// [Suspends](Self::suspend) the device until its machine goes on.
+    pub fn pause(&mut self) -> bool {
+        self.stop(|device| device.pause())
+    }
+
+    fn stop(&mut self, quiesce: impl Fn(&mut dyn VirtioDevice) -> Vec<Queue>) -> bool {
         if !std::mem::take(&mut self.active) {
             return false;
         }
-        if !self.collect_queues() {
+        let queues = quiesce(&mut *self.device);
+        if !self.take_back(queues) {
             self.complain("a queue was lost with the thread that served it");
             self.interrupt.signal_needs_reset();
         }
         true
     }
 
-    /// Takes the queues back from the device; whether none is missing.
-    fn collect_queues(&mut self) -> bool {
+    /// Notes how far the queues are that the device gave back; whether none is missing.
+    fn take_back(&mut self, queues: Vec<Queue>) -> bool {
         let mut missing = self.queues.iter().filter(|slot| slot.state.ready).count();
-        for mut queue in self.device.quiesce() {
+        for mut queue in queues {
             // What was published and not signalled would be forgotten here.
             queue.signal();
             if let Some(slot) = self.queues.get_mut(usize::from(queue.index())) {
@@ -284,7 +295,8 @@ impl Core {
             self.complain("the device was broken and is reset by its driver");
         }
         if std::mem::take(&mut self.active) {
-            self.collect_queues();
+            let queues = self.device.quiesce();
+            self.take_back(queues);
         }
         self.disconnect_doorbells();
         self.device.reset();

@@ -10,7 +10,7 @@ use devices::virtio::transport::{Core, Notifications};
 use resources::config::Transport;
 
 use super::super::wiring::TAKEN_PINS;
-use super::{Error, Host};
+use super::{Cores, Error, Host};
 use crate::kvm::doorbell::MmioDoorbells;
 use crate::kvm::line::LazyLine;
 use crate::kvm::vm::IOAPIC_PINS;
@@ -26,13 +26,13 @@ pub(super) fn connect(
     host: &Host<'_>,
     devices: Vec<Box<dyn VirtioDevice>>,
     mmio: &mut Bus,
-) -> Result<Vec<acpi::VirtioMmio>, Error> {
+) -> Result<(Cores, Vec<acpi::VirtioMmio>), Error> {
     let (count, limit) = (devices.len(), pins().count());
     if count > limit {
         return Err(Error::TooMany { count, transport: Transport::Mmio, limit });
     }
     let (vm, memory) = (host.vm.fd(), Arc::new(host.memory.clone()));
-    let mut described = Vec::new();
+    let (mut cores, mut described) = (Cores::new(), Vec::new());
     for ((device, gsi), base) in
         devices.into_iter().zip(pins()).zip(layout::MMIO32_LOW.step_by(0x1000))
     {
@@ -44,12 +44,14 @@ pub(super) fn connect(
         let memory = Arc::clone(&memory);
         let core = Core::new(device, memory, interrupt.clone(), notifications, doorbells)
             .map_err(|source| Error::Host { device: id, source })?;
-        let registers = Mmio::new(Arc::new(Mutex::new(core)), interrupt);
+        let core = Arc::new(Mutex::new(core));
+        cores.push(Arc::clone(&core));
+        let registers = Mmio::new(core, interrupt);
         mmio.insert(base, WINDOW, Arc::new(Mutex::new(registers)))?;
         let address = u32::try_from(base).map_err(|_| Error::NoAddresses { end: base })?;
         described.push(acpi::VirtioMmio { address, gsi });
     }
-    Ok(described)
+    Ok((cores, described))
 }
 
 #[cfg(test)]

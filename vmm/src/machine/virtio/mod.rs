@@ -5,10 +5,11 @@ mod mmio;
 mod pci;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use boot::acpi;
 use devices::bus::Bus;
+use devices::virtio::transport::Core;
 use devices::virtio::{DeviceId, VirtioDevice};
 use resources::config::Transport;
 
@@ -69,6 +70,9 @@ pub(super) struct Described {
     pub mmio: Vec<acpi::VirtioMmio>,
 }
 
+/// What the machine needs to stop a device and let it go on.
+pub(super) type Cores = Vec<Arc<Mutex<Core>>>;
+
 /// Puts `devices` on the buses, in their order.
 pub(super) fn connect(
     host: &Host<'_>,
@@ -77,15 +81,15 @@ pub(super) fn connect(
     router: Arc<GsiRouter>,
     pio: &mut Bus,
     mmio: &mut Bus,
-) -> Result<Described, Error> {
+) -> Result<(Cores, Described), Error> {
     match transport {
         Transport::Pci => {
-            let pci = pci::connect(host, devices, router, pio, mmio)?;
-            Ok(Described { pci: Some(pci), ..Described::default() })
+            let (cores, pci) = pci::connect(host, devices, router, pio, mmio)?;
+            Ok((cores, Described { pci: Some(pci), ..Described::default() }))
         }
         Transport::Mmio => {
-            let mmio = mmio::connect(host, devices, mmio)?;
-            Ok(Described { mmio, ..Described::default() })
+            let (cores, mmio) = mmio::connect(host, devices, mmio)?;
+            Ok((cores, Described { mmio, ..Described::default() }))
         }
     }
 }

@@ -11,7 +11,7 @@ use devices::virtio::VirtioDevice;
 use devices::virtio::transport::pci::{BAR_LEN, Pci, Resources};
 use resources::config::Transport;
 
-use super::{Error, Host};
+use super::{Cores, Error, Host};
 use crate::kvm::doorbell::AddressDoorbells;
 use crate::kvm::msix::{GsiAllocator, GsiVectors};
 use crate::kvm::routing::GsiRouter;
@@ -33,10 +33,10 @@ pub(super) fn connect(
     router: Arc<GsiRouter>,
     pio: &mut Bus,
     mmio: &mut Bus,
-) -> Result<acpi::Pci, Error> {
+) -> Result<(Cores, acpi::Pci), Error> {
     let memory64 = memory64(&host.device_space)?;
     let memory32 = u64::from(MEMORY32.start)..u64::from(MEMORY32.end);
-    let root = fill(host, devices, router, [memory32.clone(), memory64.clone()])?;
+    let (root, cores) = fill(host, devices, router, [memory32.clone(), memory64.clone()])?;
 
     let ecam = layout::PCI_ECAM;
     mmio.insert(ecam.start, ecam.end - ecam.start, Arc::new(Ecam::new(root.clone())))?;
@@ -46,13 +46,14 @@ pub(super) fn connect(
     }
     let ports = Arc::new(Mutex::new(ConfigPorts::new(root)));
     pio.insert(CONFIG_PORTS.into(), CONFIG_PORTS_LEN, ports)?;
-    Ok(acpi::Pci {
+    let described = acpi::Pci {
         ecam: ecam.start,
         last_bus: LAST_BUS,
         config_ports: CONFIG_PORTS,
         memory32: MEMORY32,
         memory64,
-    })
+    };
+    Ok((cores, described))
 }
 
 /// The window above RAM.
@@ -70,14 +71,14 @@ fn fill(
     devices: Vec<Box<dyn VirtioDevice>>,
     router: Arc<GsiRouter>,
     windows: [Range<u64>; 2],
-) -> Result<Arc<Root>, Error> {
+) -> Result<(Arc<Root>, Cores), Error> {
     let [_, memory64] = &windows;
     let mut addresses = BarAllocator::new(memory64.clone());
     let end = memory64.end;
     let windows: Arc<[Range<u64>]> = windows.into();
     let mut gsis = GsiAllocator::new(IOAPIC_PINS, host.system.max_routes());
     let (vm, memory) = (host.vm.fd(), Arc::new(host.memory.clone()));
-    let mut root = Root::new();
+    let (mut root, mut cores) = (Root::new(), Cores::new());
     let count = devices.len();
     for device in devices {
         let id = device.id();
@@ -94,13 +95,14 @@ fn fill(
         };
         let function = Pci::new(device, Arc::clone(&memory), resources).map_err(failed)?;
         let bar = Arc::clone(function.bar());
+        cores.push(Arc::clone(function.core()));
         root.insert(Arc::new(Mutex::new(function)), bar).map_err(|_| Error::TooMany {
             count,
             transport: Transport::Pci,
             limit: Root::ROOM,
         })?;
     }
-    Ok(Arc::new(root))
+    Ok((Arc::new(root), cores))
 }
 
 #[cfg(test)]
