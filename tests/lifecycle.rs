@@ -430,7 +430,17 @@ fn a_thousand_random_verbs_with_killed_processes_in_between_do_what_a_model_does
             host.kill_9(name, killed);
             if killed.contains(&"pid") {
                 models[which] = Model::Exited;
-                until(|| host.state(name) == "exited");
+                let start = Instant::now();
+                while host.state(name) != "exited" {
+                    let context = format!(
+                        "CARVE_SEED={seed}, step {step}: {killed:?} of {name}, which was {model:?}"
+                    );
+                    assert!(
+                        start.elapsed() < Duration::from_secs(20),
+                        "{context}: {}",
+                        host.inspect(name)
+                    );
+                }
             }
             continue;
         }

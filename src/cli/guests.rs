@@ -186,6 +186,9 @@ pub struct PruneArgs {
 #[command(hide = true)]
 pub struct MonitorArgs {
     pub id: String,
+    /// Watch a guest that runs already
+    #[arg(long)]
+    pub take_over: bool,
 }
 
 /// Run the machine of a guest under its monitor

@@ -3,7 +3,8 @@
 use std::io;
 use std::process::ExitCode;
 
-use vmm::guests::{Error, Store, monitor};
+use vmm::guests::monitor::{self, First};
+use vmm::guests::{Error, Store};
 
 use crate::cli::guests::MonitorArgs;
 
@@ -17,6 +18,7 @@ pub fn run(args: &MonitorArgs) -> Result<ExitCode, super::Error> {
     let store = Store::of_user()?;
     let entry = args.id.parse().ok().and_then(|id| store.load(&id).transpose());
     let entry = entry.unwrap_or_else(|| Err(Error::NotFound(args.id.clone())))?;
-    monitor::watch(&store, entry, io::stdout())?;
+    let first = if args.take_over { First::TakeOver } else { First::Start };
+    monitor::watch(&store, entry, first, io::stdout())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::files::Lock;
 use super::guest::Wanted;
 use super::live::{self, Letter, Seen};
-use super::monitor::{self, FAILED, MONITOR_VERB, PROGRAM};
+use super::monitor::{self, FAILED, First, MONITOR_VERB, PROGRAM, TAKE_OVER};
 use super::record::Ended;
 use super::status::{State, Status};
 use super::store::{self, Entry, Store};
@@ -90,7 +90,7 @@ pub fn start(entry: &mut Entry) -> Result<(), Error> {
     entry.guest.detached = true;
     entry.guest.wanted = Wanted::Running;
     entry.save()?;
-    let answer = spawn_monitor(entry)?;
+    let answer = spawn_monitor(entry, First::Start)?;
     let reason = match answer.trim_end().strip_prefix(FAILED) {
         Some(reason) => reason,
         None if answer.is_empty() => "its monitor ended; `carve inspect` says more",
@@ -102,10 +102,11 @@ pub fn start(entry: &mut Entry) -> Result<(), Error> {
 }
 
 /// Starts a monitor for the guest and returns what it says about the VMM.
-fn spawn_monitor(entry: &Entry) -> Result<String, Error> {
+fn spawn_monitor(entry: &Entry, first: First) -> Result<String, Error> {
     let mut child = Command::new(PROGRAM)
         .arg0("carve")
         .args([MONITOR_VERB, entry.guest.id.as_str()])
+        .args((first == First::TakeOver).then_some(TAKE_OVER))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -251,7 +252,7 @@ pub fn repair(store: &Store, entry: &mut Entry) -> Result<Option<Status>, Error>
     let status = entry.status()?;
     match (status.vmm, status.monitor, status.record.clone()) {
         (Some(_), None, _) if entry.guest.detached => {
-            spawn_monitor(entry)?;
+            spawn_monitor(entry, First::TakeOver)?;
         }
         (None, None, Some(mut record)) => {
             if record.ended.is_none() {
@@ -259,7 +260,7 @@ pub fn repair(store: &Store, entry: &mut Entry) -> Result<Option<Status>, Error>
             }
             let code = record.ended.as_ref().map_or(0, |ended| ended.exit_code);
             if monitor::wants_another_run(entry, code) {
-                spawn_monitor(entry)?;
+                spawn_monitor(entry, First::Start)?;
             } else if entry.guest.remove {
                 store.remove(entry)?;
                 return Ok(None);

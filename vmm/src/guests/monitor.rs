@@ -25,6 +25,8 @@ use crate::signals::Signals;
 pub(super) const PROGRAM: &str = "/proc/self/exe";
 /// The hidden verb that runs a monitor.
 pub const MONITOR_VERB: &str = "monitor";
+/// Its flag for [`First::TakeOver`].
+pub const TAKE_OVER: &str = "--take-over";
 /// The hidden verb that runs a VMM under a monitor.
 pub const VMM_VERB: &str = "vmm";
 /// What a VMM says on standard output when its guest runs.
@@ -60,13 +62,23 @@ fn host<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
     move |error| Error::Host { what, source: error.into() }
 }
 
-/// Watches over the guest of `entry` until there is nothing more to do: starts it, or takes over the
-/// VMM that runs already. What becomes of the first start is written to `answer`.
+/// What a monitor does first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First {
+    /// It starts the guest.
+    Start,
+    /// It takes over the VMM whose monitor died. If that has ended meanwhile, what follows is up to the
+    /// policy, as ever.
+    TakeOver,
+}
+
+/// Watches over the guest of `entry` until there is nothing more to do. What becomes of the first start
+/// is written to `answer`.
 ///
 /// # Errors
 ///
 /// [`Error`]; a second monitor ends without one.
-pub fn watch(store: &Store, entry: Entry, answer: impl Write) -> Result<(), Error> {
+pub fn watch(store: &Store, entry: Entry, first: First, answer: impl Write) -> Result<(), Error> {
     // Not the session of the terminal that the command was typed on.
     let _ = setsid();
     let _ = std::env::set_current_dir("/");
@@ -76,7 +88,7 @@ pub fn watch(store: &Store, entry: Entry, answer: impl Write) -> Result<(), Erro
     alive.say(Letter::Running).map_err(host("write the sign of life"))?;
     let signals = Signals::new().map_err(host("take over signals"))?;
     let mut monitor = Monitor { store, entry, alive, signals, failures: 0, restarts: 0 };
-    monitor.run(answer)
+    monitor.run(first, answer)
 }
 
 struct Monitor<'a> {
@@ -99,20 +111,27 @@ enum Vmm {
 }
 
 impl Monitor<'_> {
-    fn run(&mut self, mut answer: impl Write) -> Result<(), Error> {
+    fn run(&mut self, first: First, mut answer: impl Write) -> Result<(), Error> {
         let seen = live::look(&self.entry.vmm_path()).map_err(host("look for the guest's VMM"))?;
-        let mut first = true;
-        let mut vmm = match seen {
-            Some(Seen { pid, .. }) => {
+        // A guest that could not be started is not tried again: whoever started it knows.
+        let mut may_start = first == First::TakeOver;
+        let mut vmm = match (seen, first) {
+            (Some(Seen { pid, .. }), _) => {
                 let _ = writeln!(answer, "{STARTED}");
                 Some(Vmm::Found(pid))
             }
-            None => self.start(&mut answer)?,
+            (None, First::Start) => self.start(&mut answer)?,
+            (None, First::TakeOver) => {
+                // Before anything that waits: whoever asks may hold the guest's lock.
+                let _ = writeln!(answer, "{STARTED}");
+                self.write_end(None)?;
+                None
+            }
         };
         drop(answer);
         loop {
             let begun = Instant::now();
-            let started = vmm.is_some();
+            may_start |= vmm.is_some();
             let ended = match vmm.take() {
                 Some(vmm) => self.until_the_end(vmm)?,
                 None => self.entry.record()?.and_then(|record| record.ended),
@@ -120,13 +139,12 @@ impl Monitor<'_> {
             if begun.elapsed() >= GOOD_RUN {
                 self.failures = 0;
             }
-            // A guest that could not be started is not tried again: whoever started it knows.
-            let again = (started || !first)
-                && ended.is_some_and(|ended| self.is_to_start_again(ended.exit_code));
+            let again =
+                may_start && ended.is_some_and(|ended| self.is_to_start_again(ended.exit_code));
             if !again || !self.wait_to_start_again()? {
                 break;
             }
-            first = false;
+            may_start = true;
             self.failures = self.failures.saturating_add(1);
             self.restarts = self.restarts.saturating_add(1);
             vmm = self.start(&mut io::sink())?;
