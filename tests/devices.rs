@@ -1,4 +1,4 @@
-//! Consoles, sockets, entropy and the balloon of stock kernels, and how many devices there can be. Runs on a KVM host
+//! Consoles, entropy and the balloon of stock kernels, and how many devices there can be. Runs on a KVM host
 //! (`cargo xtask host`).
 #![allow(clippy::unwrap_used, unsafe_code, missing_docs)]
 
@@ -6,59 +6,22 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use support::Running;
 use support::disks::Scratch;
-use support::guests::{BOOT, DEFAULT, Guest, LONG, assert_clean, root_image, value};
+use support::guests::{BOOT, DEFAULT, Guest, assert_clean, root_image, value};
 use support::networks::Interface;
-use tempfile::{TempDir, tempdir};
+use support::pty::Pty;
+use support::{Running, md5sum, pattern};
+use tempfile::tempdir;
 
 const MIB: usize = 1 << 20;
 
 /// Finds the virtio console's port called `agent.0`, as `$port`.
 const FIND_PORT: &str = "for p in /sys/class/virtio-ports/*; do \
     [ \"$(cat $p/name)\" != agent.0 ] || port=/dev/${p##*/}; done";
-
-/// Sends what it reads back, once for every program that connects to port 1024.
-const ECHO: &str = "socat VSOCK-LISTEN:1024,fork,reuseaddr EXEC:cat";
-
-/// A guest with a socket device, and where its sockets are.
-fn with_vsock(transport: &str) -> (Guest, TempDir) {
-    let folder = tempdir().unwrap();
-    let arguments =
-        format!("--transport {transport} --vsock cid=42,socket={}/v", folder.path().display());
-    (Guest::debian(DEFAULT, "ext4").with(&arguments), folder)
-}
-
-/// Connects to `port` of the guest.
-#[track_caller]
-fn connect(folder: &TempDir, port: u32) -> BufReader<UnixStream> {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let stream = UnixStream::connect(folder.path().join("v")).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
-        let mut stream = BufReader::new(stream);
-        stream.get_mut().write_all(format!("CONNECT {port}\n").as_bytes()).unwrap();
-        let mut answer = String::new();
-        // Nobody listens yet: the connection is closed without a word.
-        let count = stream.read_line(&mut answer).unwrap_or(0);
-        if count > 0 {
-            assert!(answer.starts_with("OK "), "{answer}");
-            return stream;
-        }
-        assert!(Instant::now() < deadline, "nobody listens on port {port} in the guest");
-        thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// `len` bytes that no two places share.
-fn pattern(len: usize) -> Vec<u8> {
-    let word = |index: u32| index.wrapping_mul(0x9e37_79b9).to_le_bytes();
-    (0..u32::try_from(len / 4).unwrap()).flat_map(word).collect()
-}
 
 #[track_caller]
 fn entropy(transport: &str) {
@@ -100,6 +63,32 @@ fn a_terminal_can_be_on_the_virtio_console() {
     assert!(log.contains(&numbers), "output is missing");
 }
 
+#[test]
+fn after_a_storm_of_window_sizes_the_guest_has_the_last_one() {
+    let pty = Pty::open();
+    pty.resize(80, 25);
+    let script = "echo first=$(stty size); echo resize; read line; \
+        for i in $(seq 300); do [ \"$(stty size)\" != '43 132' ] || break; sleep 0.1; done; \
+        echo last=$(stty size); echo typed=$line";
+    let mut command = Guest::new(DEFAULT).with("--console stdio").command(Some(script));
+    let mut guest = Running::start_on(&mut command, &pty);
+    let resize = |guest: &Running, columns, rows| {
+        pty.resize(columns, rows);
+        guest.signal(libc::SIGWINCH);
+    };
+    // Of the first ones the guest cannot be told yet.
+    (1..=500).for_each(|size| resize(&guest, size, 1 + size % 100));
+    resize(&guest, 100, 30);
+    guest.wait_for("resize", BOOT);
+    (1..=3000).for_each(|size| resize(&guest, size, 1 + size % 100));
+    resize(&guest, 132, 43);
+    guest.send(b"by hand\n");
+    let log = guest.finish(BOOT).expect(0).text();
+    assert_clean(&log);
+    let found = ["first", "last", "typed"].map(|key| value(&log, key));
+    assert_eq!(found, ["30 100", "43 132", "by hand"]);
+}
+
 #[track_caller]
 fn port_on_a_socket(transport: &str) {
     let folder = tempdir().unwrap();
@@ -132,14 +121,6 @@ fn port_on_a_socket(transport: &str) {
     assert!(!socket.exists(), "the socket is left behind");
 }
 
-/// By the machine's own tool.
-fn md5sum(bytes: &[u8]) -> String {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(bytes).unwrap();
-    let sum = support::tool(&format!("md5sum {}", file.path().display()));
-    sum.split_whitespace().next().unwrap().to_owned()
-}
-
 #[test]
 fn a_port_of_the_console_is_a_socket_of_the_host_on_pci() {
     port_on_a_socket("pci");
@@ -161,80 +142,6 @@ fn a_console_in_a_file_has_every_byte() {
     let expected: String = (1..=30_000).map(|n| format!("{n}\n")).collect();
     let found = fs::read_to_string(&file).unwrap();
     assert!(found.contains(&expected), "{} of {} bytes", found.len(), expected.len());
-}
-
-#[track_caller]
-fn echoes(transport: &str, len: usize) {
-    let (guest, folder) = with_vsock(transport);
-    let mut guest = guest.start(Some(&format!("{ECHO} & echo listening; read line; kill %1")));
-    guest.wait_for("listening", BOOT);
-    let mut stream = connect(&folder, 1024);
-    let sent = pattern(len);
-    let mut writer = stream.get_ref().try_clone().unwrap();
-    let expected = sent.clone();
-    let sender = thread::spawn(move || {
-        writer.write_all(&sent).unwrap();
-        writer.shutdown(std::net::Shutdown::Write).unwrap();
-    });
-    let mut received = Vec::with_capacity(len);
-    stream.read_to_end(&mut received).unwrap();
-    sender.join().unwrap();
-    assert!(received == expected, "{} of {len} bytes came back, or others", received.len());
-    guest.send(b"\n");
-    let log = guest.finish(LONG).expect(0).text();
-    assert_clean(&log);
-}
-
-#[test]
-fn a_program_of_the_guest_echoes_over_a_socket_on_pci() {
-    echoes("pci", 64 * MIB);
-}
-
-#[test]
-fn a_program_of_the_guest_echoes_over_a_socket_on_mmio() {
-    echoes("mmio", 16 * MIB);
-}
-
-#[test]
-fn the_guest_connects_to_programs_of_the_host() {
-    let (guest, folder) = with_vsock("pci");
-    let listener = UnixListener::bind(folder.path().join("v_7000")).unwrap();
-    let host = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut received = Vec::new();
-        // The guest closes its half first, and still hears the answer.
-        stream.read_to_end(&mut received).unwrap();
-        stream.write_all(format!("{} bytes\n", received.len()).as_bytes()).unwrap();
-        received
-    });
-    let script = "head -c 4M /dev/urandom > /tmp/r; md5sum < /tmp/r | sed 's/^/sum=/'; \
-        echo answer=$(socat -t 60 - VSOCK-CONNECT:2:7000 < /tmp/r); \
-        socat -u OPEN:/tmp/r VSOCK-CONNECT:2:7001 2>/dev/null; echo refused=$?";
-    let log = guest.run(script).expect(0).text();
-    let received = host.join().unwrap();
-    assert_eq!(value(&log, "answer"), format!("{} bytes", 4 * MIB));
-    assert!(value(&log, "sum").starts_with(&md5sum(&received)), "other bytes arrived");
-    assert_eq!(value(&log, "refused"), "1");
-}
-
-#[test]
-fn a_thousand_connections_at_once_each_have_their_own_bytes() {
-    let (guest, folder) = with_vsock("pci");
-    let script = "socat VSOCK-LISTEN:1024,fork,reuseaddr,backlog=1024 PIPE & echo listening; read line; kill %1";
-    let mut guest = guest.with("--memory 1GiB").start(Some(script));
-    guest.wait_for("listening", BOOT);
-    let mut streams: Vec<_> = (0..1000).map(|_| connect(&folder, 1024)).collect();
-    for (index, stream) in streams.iter_mut().enumerate() {
-        stream.get_mut().write_all(format!("connection {index}\n").as_bytes()).unwrap();
-    }
-    for (index, stream) in streams.iter_mut().enumerate() {
-        let mut answer = String::new();
-        stream.read_line(&mut answer).unwrap();
-        assert_eq!(answer, format!("connection {index}\n"));
-    }
-    drop(streams);
-    guest.send(b"\n");
-    assert_clean(&guest.finish(LONG).expect(0).text());
 }
 
 /// Bytes of anonymous memory the process holds.

@@ -203,6 +203,44 @@ fn what_was_synced_survives_the_death_of_carve() {
     }
 }
 
+/// Has a guest fill a disk of 8 MiB that is in a file system with less room, until there is more.
+#[track_caller]
+fn survives_a_full_host(disk: &Scratch) {
+    let script = format!(
+        "w() {{ yes pattern | head -c $1 | dd of=/dev/vdb bs=64k iflag=fullblock oflag=direct conv=fsync 2>/tmp/said; }}; \
+         r() {{ yes pattern | head -c $1 | cmp -n $1 - /dev/vdb; }}; \
+         w 2M || echo bad=before; w 8M && echo bad=full; echo told=$(sed -n 's/.*dd.*: //p' /tmp/said); \
+         echo 1 > /proc/sys/vm/drop_caches; r 2097152 && echo before=kept; dd if=/dev/vdb of=/dev/null bs=1M iflag=direct || echo bad=read; \
+         echo full; read line; {FILL}; r 8388608 && echo after=kept"
+    );
+    let mut guest = Guest::debian(DEFAULT, "ext4").with(&disk.argument("")).start(Some(&script));
+    guest.wait_for("\nfull", BOOT);
+    disk.make_room_for(32 * MIB);
+    guest.send(b"\n");
+    let log = guest.finish(BOOT).expect(0).text();
+    assert_clean(&log);
+    assert!(!log.contains("bad="), "{log}");
+    assert_eq!(value(&log, "told"), "Input/output error");
+    assert_eq!((value(&log, "before"), value(&log, "after")), ("kept", "kept"));
+}
+
+#[test]
+fn a_full_host_costs_a_sparse_disk_what_cannot_be_written_and_nothing_else() {
+    let disk = Scratch::raw(8 * MIB).in_room_for(5 * MIB);
+    survives_a_full_host(&disk);
+    assert!(fs::read(disk.path()).unwrap() == filled(), "the file has something else");
+}
+
+#[test]
+fn a_full_host_leaves_a_qcow2_image_sound() {
+    let disk = Scratch::qcow2("8M", "cluster_size=64k").in_room_for(5 * MIB);
+    survives_a_full_host(&disk);
+    tool(&format!("qemu-img check {}", disk.path().display()));
+    let plain = disk.beside("plain");
+    tool(&format!("qemu-img convert -O raw {} {}", disk.path().display(), plain.display()));
+    assert!(fs::read(plain).unwrap() == filled(), "the image has something else");
+}
+
 #[test]
 fn requests_a_second_are_bounded() {
     let disk = Scratch::raw(8 * MIB);

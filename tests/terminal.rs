@@ -11,10 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, fcntl_getfl, open};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::termios::tcgetattr;
 use support::payload::{self, elf};
+use support::pty::Pty;
 use support::{have_kvm, run};
 use tempfile::TempPath;
 
@@ -35,18 +35,13 @@ struct Session {
 impl Session {
     /// Starts a guest and waits until the terminal is raw.
     fn start(code: &[u8]) -> Self {
-        let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        grantpt(&user).unwrap();
-        unlockpt(&user).unwrap();
-        let name = ptsname(&user, Vec::new()).unwrap();
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let terminal = File::from(open(name, flags, Mode::empty()).unwrap());
+        let Pty { user, terminal } = Pty::open();
         let found = modes(&terminal);
         let kernel = elf(code);
         let mut command = run(&kernel);
         command.stdin(terminal.try_clone().unwrap()).stdout(terminal.try_clone().unwrap());
         let carve = command.spawn().unwrap();
-        let session = Self { user: File::from(user), terminal, found, carve, _kernel: kernel };
+        let session = Self { user, terminal, found, carve, _kernel: kernel };
         session.until("the terminal is raw", || modes(&session.terminal) != session.found);
         session
     }

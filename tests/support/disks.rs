@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -10,8 +11,19 @@ use super::{guests, tool};
 
 /// An empty disk that goes away with the test.
 pub struct Scratch {
-    folder: TempDir,
     path: PathBuf,
+    // Gone before the folder is.
+    mount: Option<Mount>,
+    folder: TempDir,
+}
+
+/// A file system that is mounted as long as this lives.
+struct Mount(PathBuf);
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
 }
 
 impl Scratch {
@@ -38,10 +50,26 @@ impl Scratch {
         scratch
     }
 
+    /// Moves it to a file system of its own, which has room for `bytes`.
+    pub fn in_room_for(self, bytes: u64) -> Self {
+        let name = self.path.file_name().unwrap();
+        let mut small = Self::named(name.to_str().unwrap());
+        tool(&format!("mount -t tmpfs -o size={bytes} tmpfs {}", small.folder.path().display()));
+        small.mount = Some(Mount(small.folder.path().to_owned()));
+        let (from, to) = (self.path.display(), small.path.display());
+        tool(&format!("cp --sparse=always {from} {to}"));
+        small
+    }
+
+    /// Gives the file system of [`in_room_for`](Self::in_room_for) room for so many bytes.
+    pub fn make_room_for(&self, bytes: u64) {
+        tool(&format!("mount -o remount,size={bytes} {}", self.folder.path().display()));
+    }
+
     fn named(name: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
-        Self { folder, path }
+        Self { path, mount: None, folder }
     }
 
     /// Its file.

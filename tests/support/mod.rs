@@ -6,6 +6,7 @@ pub mod guests;
 pub mod inside;
 pub mod networks;
 pub mod payload;
+pub mod pty;
 
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
@@ -14,6 +15,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use self::pty::Pty;
 
 /// The binary under test: CARVE_BIN, or the one built with the tests.
 pub fn carve() -> Command {
@@ -137,8 +140,27 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        let input = Some(feed(child.stdin.take().unwrap()));
-        let output = collect(child.stdout.take().unwrap());
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Self::with(child, input, output)
+    }
+
+    /// Starts `command` on a terminal, whose user is the test.
+    pub fn start_on(command: &mut Command, pty: &Pty) -> Self {
+        let child = command
+            .stdin(pty.terminal.try_clone().unwrap())
+            .stdout(pty.terminal.try_clone().unwrap())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        Self::with(child, pty.user.try_clone().unwrap(), pty.user.try_clone().unwrap())
+    }
+
+    fn with(
+        mut child: Child,
+        input: impl Write + Send + 'static,
+        output: impl Read + Send + 'static,
+    ) -> Self {
+        let (input, output) = (Some(feed(input)), collect(output));
         let errors = collect(child.stderr.take().unwrap());
         Self { child, start: Instant::now(), input, output, errors, seen: Vec::new() }
     }
@@ -243,6 +265,21 @@ pub fn tool(command: &str) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}\n{text}{errors}", output.status);
     text
+}
+
+/// `len` bytes that no two places share.
+pub fn pattern(len: usize) -> Vec<u8> {
+    let word = |index: u32| index.wrapping_mul(0x9e37_79b9).to_le_bytes();
+    (0..u32::try_from(len / 4).unwrap()).flat_map(word).collect()
+}
+
+/// The MD5 digest of `bytes` in hexadecimal digits, by the machine's own tool.
+#[track_caller]
+pub fn md5sum(bytes: &[u8]) -> String {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    let sum = tool(&format!("md5sum {}", file.path().display()));
+    sum.split_whitespace().next().unwrap().to_owned()
 }
 
 /// `carve run --kernel KERNEL` with no surprises from the user's environment.

@@ -82,13 +82,13 @@ fn exchange(
 }
 
 #[test]
-fn much_data_goes_both_ways_unharmed() {
+fn a_gigabyte_goes_both_ways_unharmed() {
     let mut guest = Guest::new();
     let (mut stream, host) = guest.accept(52);
     let program = echo(host);
-    exchange(&mut guest, &mut stream, 64 << 20, 64 << 10, |_, _| {});
+    exchange(&mut guest, &mut stream, 1 << 30, 64 << 10, |_, _| {});
     stream.shut(&mut guest, shutdown::SEND);
-    assert_eq!(program.join().unwrap(), 64 << 20);
+    assert_eq!(program.join().unwrap(), 1 << 30);
 }
 
 #[test]
