@@ -202,6 +202,7 @@ impl VmFlags {
             topology: flags.topology,
             memory: MemorySpec {
                 size: flags.memory,
+                min: None,
                 backing: flags.memory_backing,
                 transparent_hugepages: flags.no_thp.then_some(false),
                 prefault: flags.prefault.then_some(true),

@@ -7,7 +7,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod config;
+mod cpus;
 pub mod inventory;
+pub mod plan;
 mod size;
+mod thousandths;
 
+pub use cpus::{CpuSet, ParseCpuSetError};
 pub use size::{ParseSizeError, Size};
+pub use thousandths::Thousandths;

@@ -156,6 +156,12 @@ fn unit_shift(unit: &str) -> Option<u32> {
     })
 }
 
+crate::config::schema_of!(Size, |_generator| {
+    "type": ["string", "integer"],
+    "minimum": 0,
+    "pattern": "^[0-9]+([.][0-9]+)? ?([kKmMgGtTpP]?([iI]?[bB])?)$",
+});
+
 impl Serialize for Size {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

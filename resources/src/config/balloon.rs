@@ -5,6 +5,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Size;
@@ -24,7 +25,7 @@ pub struct Balloon {
 }
 
 /// [`Balloon`] as written: a table with these keys, or `target=256MiB,reporting=false` as a flag.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BalloonSpec {
     /// See [`Balloon::target`].

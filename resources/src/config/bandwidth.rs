@@ -9,6 +9,8 @@ use std::str::FromStr;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
 
+use super::schema_of::schema_of;
+
 /// Bytes a second, at least 1.
 ///
 /// Read from text: a whole number or a fraction, an optional space, and a unit in either case with or
@@ -106,6 +108,12 @@ impl fmt::Display for Bandwidth {
         write!(f, "{}{}/s", self.0 / base.pow(power), names[power as usize])
     }
 }
+
+schema_of!(Bandwidth, |_generator| {
+    "type": ["string", "integer"],
+    "minimum": 1,
+    "pattern": "^[0-9]+([.][0-9]{1,15})? *[A-Za-z]*(/s)?$",
+});
 
 impl Serialize for Bandwidth {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -9,10 +9,12 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use super::schema_of::schema_of;
 use super::words::words;
 
 /// Most ports of a VM.
@@ -151,8 +153,12 @@ impl fmt::Display for ConsolePort {
     }
 }
 
+schema_of!(ConsolePort, |generator| {
+    "anyOf": [{ "type": "string" }, ConsoleTable::json_schema(generator)],
+});
+
 /// The table form of a port.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ConsoleTable {
     to: ConsoleKind,
@@ -204,6 +210,11 @@ impl<'de> Visitor<'de> for ConsoleVisitor {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct PortName(String);
+
+schema_of!(PortName, |_generator| {
+    "type": "string",
+    "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+});
 
 /// A text that is no [`PortName`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

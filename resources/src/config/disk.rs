@@ -4,12 +4,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::Bandwidth;
+use super::schema_of::schema_of;
 use super::words::words;
+use super::{Bandwidth, Name, Volume};
 use crate::Size;
 
 words! {
@@ -46,8 +48,12 @@ pub enum Overlay {
 /// One disk, valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Disk {
-    /// The file or block device.
+    /// The file or block device. Empty where the disk is in a pool and nobody has said yet where
+    /// that is.
     pub path: PathBuf,
+    /// The pool it is made in, if it is.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<Volume>,
     /// The guest cannot write.
     pub readonly: bool,
     /// How its sectors lie in the file.
@@ -85,6 +91,12 @@ pub struct Disk {
 pub enum InvalidDisk {
     #[error("the disk has no path; name its file as in path=disk.img")]
     NoPath,
+    #[error("the disk is in pool {0}, but has no size; give it one, such as 20GiB")]
+    NoSize(Name),
+    #[error("{0} is given without pool, which it belongs to; name the pool, or leave {0} out")]
+    VolumeAlone(&'static str),
+    #[error("size {0} is not a multiple of 4KiB; round it up")]
+    PartialBlock(Size),
     #[error("queues {0} is out of range; use 1 to 16")]
     Queues(u64),
     #[error("queue_size {0} is not a power of two from 16 to 1024; use 256")]
@@ -109,6 +121,7 @@ impl Disk {
     pub fn new(path: PathBuf) -> Self {
         Self {
             path,
+            volume: None,
             readonly: false,
             format: DiskFormat::Auto,
             queues: 1,
@@ -140,10 +153,14 @@ impl Disk {
 }
 
 /// A disk as written; the keys of a table.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Table {
     path: Option<PathBuf>,
+    pool: Option<Name>,
+    size: Option<Size>,
+    image: Option<PathBuf>,
+    preallocate: Option<bool>,
     readonly: Option<bool>,
     format: Option<DiskFormat>,
     queues: Option<u64>,
@@ -165,8 +182,12 @@ impl TryFrom<Table> for Disk {
     type Error = InvalidDisk;
 
     fn try_from(table: Table) -> Result<Self, InvalidDisk> {
+        let volume = table.volume()?;
         let path = table.path.filter(|path| !path.as_os_str().is_empty());
+        // A disk in a pool gets its path from there.
+        let path = if volume.is_some() { path.or(Some(PathBuf::new())) } else { path };
         let mut disk = Self::new(path.ok_or(InvalidDisk::NoPath)?);
+        disk.volume = volume;
         if let Some(queues) = table.queues {
             let valid = u16::try_from(queues).ok().filter(|queues| (1..=16).contains(queues));
             disk.queues = valid.ok_or(InvalidDisk::Queues(queues))?;
@@ -250,6 +271,24 @@ impl FromStr for Disk {
 }
 
 impl Table {
+    fn volume(&self) -> Result<Option<Volume>, InvalidDisk> {
+        let Some(pool) = self.pool.clone() else {
+            let given = [
+                ("size", self.size.is_some()),
+                ("image", self.image.is_some()),
+                ("preallocate", self.preallocate.is_some()),
+            ];
+            let alone = given.into_iter().find(|(_, given)| *given);
+            return alone.map_or(Ok(None), |(key, _)| Err(InvalidDisk::VolumeAlone(key)));
+        };
+        let size = self.size.ok_or_else(|| InvalidDisk::NoSize(pool.clone()))?;
+        if size.bytes() == 0 || !size.bytes().is_multiple_of(4096) {
+            return Err(InvalidDisk::PartialBlock(size));
+        }
+        let preallocate = self.preallocate.unwrap_or(false);
+        Ok(Some(Volume { pool, size, image: self.image.clone(), preallocate }))
+    }
+
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         match key {
             "path" => put(&mut self.path, key, value, "a path"),
@@ -301,6 +340,12 @@ impl Serialize for Overlay {
         }
     }
 }
+
+schema_of!(Overlay, |_generator| { "anyOf": [{ "const": false }, { "type": "string" }] });
+
+schema_of!(Disk, |generator| {
+    "anyOf": [{ "type": "string" }, Table::json_schema(generator)],
+});
 
 impl<'de> Deserialize<'de> for Overlay {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -28,7 +28,7 @@ fn memory_is_a_size_or_a_table() {
 fn unknown_keys_are_marked_with_the_nearest_known_one() {
     assert_eq!(
         shown("kernel = \"k\"\n  vcpu = 4"),
-        "dir/vm.toml:2:3: unknown key `vcpu`; did you mean `vcpus`?\n  \
+        "dir/vm.toml:2:3: unknown key `vcpu`; did you mean `vcpus`? [unknown-key]\n  \
          |\n2 |   vcpu = 4\n  |   ^^^^"
     );
 }

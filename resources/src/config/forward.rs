@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::schema_of::schema_of;
 use super::words::words;
 
 words! {
@@ -45,6 +46,8 @@ pub struct ParseForwardError {
     /// What is wrong with it.
     pub reason: String,
 }
+
+schema_of!(Forward, |_generator| { "type": "string" });
 
 impl FromStr for Forward {
     type Err = ParseForwardError;

@@ -1,5 +1,7 @@
 //! [`KEYS`]: what each key of a VM takes, for help texts, the user guide and errors.
 
+use super::catalogue::Catalogue;
+
 /// One key of a VM's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
@@ -96,6 +98,13 @@ pub const KEYS: &[Key] = &[
         meaning: "Memory of the guest",
     },
     Key {
+        path: "memory.min",
+        flag: "",
+        takes: "size, at most memory.size",
+        default: "memory.size",
+        meaning: "Memory the host guarantees; the rest may be taken back, which needs a balloon or swap. In a host file only",
+    },
+    Key {
         path: "memory.backing",
         flag: "--memory-backing",
         takes: "anonymous or memfd",
@@ -171,6 +180,34 @@ pub const KEYS: &[Key] = &[
         takes: "path of a file or block device",
         default: "",
         meaning: "Where the disk's contents are",
+    },
+    Key {
+        path: "disk.*.pool",
+        flag: "",
+        takes: "name of a pool",
+        default: "",
+        meaning: "Make the disk in this pool, instead of path. In a host file only",
+    },
+    Key {
+        path: "disk.*.size",
+        flag: "",
+        takes: "size such as 20GiB, a multiple of 4KiB",
+        default: "",
+        meaning: "Size of the disk; with pool only",
+    },
+    Key {
+        path: "disk.*.image",
+        flag: "",
+        takes: "path of a raw or qcow2 image",
+        default: "",
+        meaning: "What the disk begins as; with pool only",
+    },
+    Key {
+        path: "disk.*.preallocate",
+        flag: "",
+        takes: "true or false",
+        default: "false",
+        meaning: "Take all its space in the pool at once; with pool only",
     },
     Key {
         path: "disk.*.readonly",
@@ -341,6 +378,13 @@ pub const KEYS: &[Key] = &[
         meaning: "Leave the data path to the host's kernel; not supported yet",
     },
     Key {
+        path: "net.*.bandwidth",
+        flag: "",
+        takes: "rate such as 100MB/s or 1Gbit/s",
+        default: "",
+        meaning: "Most bytes a second in each direction, where rx_bandwidth and tx_bandwidth do not say otherwise",
+    },
+    Key {
         path: "net.*.rx_bandwidth",
         flag: "",
         takes: "rate such as 100MB/s or 1Gbit/s",
@@ -471,12 +515,7 @@ pub const KEYS: &[Key] = &[
 /// The key at `path`, as it is documented or as it stands in a file; `None` if there is none.
 #[must_use]
 pub fn key(path: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.path == path || stands_at(key.path, path).is_some_and(str::is_empty))
-}
-
-/// Whether there are keys in a table at `path`.
-pub(super) fn is_table(path: &str) -> bool {
-    KEYS.iter().any(|key| stands_at(key.path, path).is_some_and(|rest| !rest.is_empty()))
+    Catalogue::Vm.key(path)
 }
 
 /// What is left of `pattern` behind the place `path`, if the one leads to the other.
@@ -490,24 +529,6 @@ pub(super) fn stands_at<'p>(pattern: &'p str, path: &str) -> Option<&'p str> {
         rest = behind;
     }
     Some(rest)
-}
-
-/// The path of the key that looks most like `path`, if one does: in the same
-/// table first, else in any.
-pub(super) fn nearest(path: &str) -> Option<&'static str> {
-    let split = |path| str::rsplit_once(path, '.').unwrap_or(("", path));
-    let (table, name) = split(path);
-    let likeness = |key: &Key| {
-        let (known_table, known) = split(key.path);
-        let part = name.len() >= 3 && known.contains(name);
-        let likeness = if part { 0.9 } else { strsim::jaro_winkler(name, known) };
-        if table == known_table { likeness } else { likeness * 0.9 }
-    };
-    KEYS.iter()
-        .map(|key| (likeness(key), key.path))
-        .filter(|&(likeness, _)| likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, path)| path)
 }
 
 #[cfg(test)]

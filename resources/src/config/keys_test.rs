@@ -13,13 +13,17 @@ vcpus = 1
 hugepages = "2MiB"
 on_reboot = "exit"
 topology = { sockets = 1, cores = 1, threads = 1 }
-memory = { size = "512MiB", backing = "memfd", transparent_hugepages = false, prefault = true }
+memory = { size = "512MiB", min = "256MiB", backing = "memfd", transparent_hugepages = false, prefault = true }
 boot = { protocol = "pvh", extract = false }
 devices = { debug_exit = true, rng = false, transport = "mmio" }
 vsock = { cid = 3, socket = "s" }
 balloon = { target = "64MiB", deflate_on_oom = false, stats_interval = 1, reporting = false }
 [disk.a]
 path = "d"
+pool = "p"
+size = "1GiB"
+image = "i"
+preallocate = true
 readonly = false
 format = "raw"
 queues = 2
@@ -44,6 +48,7 @@ mtu = 1500
 queues = 1
 queue_size = 256
 vhost = true
+bandwidth = "1MB/s"
 rx_bandwidth = "1MB/s"
 rx_packets = 1
 tx_bandwidth = "1MB/s"
@@ -143,9 +148,9 @@ fn misspelt_keys_find_the_key_meant() {
         ("prefault", "memory.prefault"),
         ("boot.protocoll", "boot.protocol"),
     ] {
-        assert_eq!(nearest(written), Some(meant), "{written}");
+        assert_eq!(Catalogue::Vm.nearest(written).as_deref(), Some(meant), "{written}");
     }
     for stranger in ["colour", "memory.colour", "x", "boot.x"] {
-        assert_eq!(nearest(stranger), None, "{stranger}");
+        assert_eq!(Catalogue::Vm.nearest(stranger), None, "{stranger}");
     }
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::Name;
+use super::schema_of::schema_of;
 
 /// An address of one station, neither zero nor of a group. Written as six pairs of hexadecimal digits
 /// joined by `:`.
@@ -54,6 +55,11 @@ impl MacAddress {
         Self([p, q, a, b, c, d])
     }
 }
+
+schema_of!(MacAddress, |_generator| {
+    "type": "string",
+    "pattern": "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$",
+});
 
 impl TryFrom<[u8; 6]> for MacAddress {
     type Error = &'static str;

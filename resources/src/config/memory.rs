@@ -3,10 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use super::schema_of::schema_of;
 use super::words::words;
 use crate::Size;
 
@@ -15,6 +17,8 @@ use crate::Size;
 pub struct Memory {
     /// How much the guest has; a multiple of 4 KiB.
     pub size: Size,
+    /// How much of it the host guarantees, at most `size`; the rest may be taken back.
+    pub min: Size,
     /// What holds it on the host.
     pub backing: Backing,
     /// Ask for transparent huge pages (`madvise(MADV_HUGEPAGE)`). Without effect
@@ -91,6 +95,8 @@ impl From<HugePageSize> for Size {
     }
 }
 
+schema_of!(HugePageSize, |_generator| { "enum": ["2MiB", "1GiB", 2_097_152, 1_073_741_824] });
+
 impl FromStr for HugePageSize {
     type Err = NotAHugePageSize;
 
@@ -111,6 +117,9 @@ pub struct MemorySpec {
     /// See [`Memory::size`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
+    /// See [`Memory::min`]; the size where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<Size>,
     /// See [`Memory::backing`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing: Option<Backing>,
@@ -131,6 +140,7 @@ impl MemorySpec {
     pub fn over(self, below: Self) -> Self {
         Self {
             size: self.size.or(below.size),
+            min: self.min.or(below.min),
             backing: self.backing.or(below.backing),
             transparent_hugepages: self.transparent_hugepages.or(below.transparent_hugepages),
             prefault: self.prefault.or(below.prefault),
@@ -140,8 +150,10 @@ impl MemorySpec {
     /// Defaults filled in.
     #[must_use]
     pub fn resolve(self) -> Memory {
+        let size = self.size.unwrap_or(Self::DEFAULT_SIZE);
         Memory {
-            size: self.size.unwrap_or(Self::DEFAULT_SIZE),
+            size,
+            min: self.min.unwrap_or(size),
             backing: self.backing.unwrap_or_default(),
             transparent_hugepages: self.transparent_hugepages.unwrap_or(true),
             prefault: self.prefault.unwrap_or(false),
@@ -156,14 +168,19 @@ impl<'de> Deserialize<'de> for MemorySpec {
     }
 }
 
+schema_of!(MemorySpec, |generator| {
+    "anyOf": [Size::json_schema(generator), MemoryTable::json_schema(generator)],
+});
+
 /// Reads a size or a table of [`MemorySpec`]'s keys.
 struct MemoryVisitor;
 
 /// The keys of [`MemorySpec`]: the derived reader of its table form.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(remote = "MemorySpec", deny_unknown_fields)]
 struct MemoryTable {
     size: Option<Size>,
+    min: Option<Size>,
     backing: Option<Backing>,
     transparent_hugepages: Option<bool>,
     prefault: Option<bool>,

@@ -19,10 +19,14 @@
 
 mod balloon;
 mod bandwidth;
+mod catalogue;
+mod code;
 mod console;
 mod disk;
+mod document;
 mod file;
 mod forward;
+pub mod host;
 mod keys;
 mod mac;
 mod memory;
@@ -31,14 +35,17 @@ mod named;
 mod net;
 mod options;
 mod problem;
+pub(crate) mod schema_of;
 mod spec;
 mod topology;
 mod vm;
+mod volume;
 mod vsock;
 mod words;
 
 pub use balloon::{Balloon, BalloonConflict, BalloonSpec, ParseBalloonError};
 pub use bandwidth::{Bandwidth, ParseBandwidthError};
+pub use code::Code;
 pub use console::{
     ConsoleConflict, ConsoleKind, ConsolePort, ConsoleTarget, InvalidPortName, MAX_CONSOLE_PORTS,
     ParseConsoleError, PortName, console_conflicts,
@@ -56,9 +63,11 @@ pub use net::{
     ParseNetError, resolve_nets,
 };
 pub use options::{Boot, BootProtocol, BootSpec, Devices, DevicesSpec, OnReboot, Transport};
-pub use problem::{Error, Location, Problem};
+pub use problem::{Error, Location, Problem, Shortage};
+pub(crate) use schema_of::schema_of;
 pub use spec::VmSpec;
 pub use topology::{ParseTopologyError, Topology};
 pub use vm::{Conflict, MAX_VCPUS, MIN_MEMORY, VmConfig, load};
+pub use volume::Volume;
 pub use vsock::{InvalidVsock, Vsock};
 pub use words::UnknownWord;

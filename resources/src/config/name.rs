@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::schema_of::schema_of;
+
 /// The name of a VM: a DNS label (RFC 1123, section 2.1), that is 1 to 63 of
 /// `a`–`z`, `0`–`9` and `-`, with `-` neither first nor last. It can so be a host
 /// name, a file name and a cgroup name as it is.
@@ -60,6 +62,11 @@ impl FromStr for Name {
         text.to_owned().try_into()
     }
 }
+
+schema_of!(Name, |_generator| {
+    "type": "string",
+    "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+});
 
 impl Deref for Name {
     type Target = str;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::words::words;
@@ -77,7 +78,7 @@ pub struct Net {
 }
 
 /// [`Net`] as written.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NetSpec {
     /// See [`Connection::Tap`].
@@ -113,6 +114,9 @@ pub struct NetSpec {
     /// Leave the data path to the host's kernel; not possible yet.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub vhost: bool,
+    /// `rx_bandwidth` and `tx_bandwidth` where those are not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
     /// See [`Net::receive`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rx_bandwidth: Option<Bandwidth>,
@@ -131,7 +135,7 @@ pub struct NetSpec {
 }
 
 /// Every key of [`NetSpec`].
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "tap",
     "tap_fd",
     "bridge",
@@ -143,6 +147,7 @@ const KEYS: [&str; 16] = [
     "queues",
     "queue_size",
     "vhost",
+    "bandwidth",
     "rx_bandwidth",
     "rx_packets",
     "tx_bandwidth",
@@ -352,8 +357,14 @@ impl NetSpec {
             mtu: self.mtu.and_then(|mtu| mtu.try_into().ok()),
             queues: self.queues.unwrap_or(1),
             queue_size: self.queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
-            receive: NetLimits { bandwidth: self.rx_bandwidth, packets: self.rx_packets },
-            send: NetLimits { bandwidth: self.tx_bandwidth, packets: self.tx_packets },
+            receive: NetLimits {
+                bandwidth: self.rx_bandwidth.or(self.bandwidth),
+                packets: self.rx_packets,
+            },
+            send: NetLimits {
+                bandwidth: self.tx_bandwidth.or(self.bandwidth),
+                packets: self.tx_packets,
+            },
             link: self.link.unwrap_or_default(),
         })
     }
@@ -505,6 +516,7 @@ impl NetSpec {
             "queues" => self.queues = Some(number(key, value)?),
             "queue_size" => self.queue_size = Some(number(key, value)?),
             "vhost" => self.vhost = flag(key, value)?,
+            "bandwidth" => self.bandwidth = Some(parsed(value)?),
             "rx_bandwidth" => self.rx_bandwidth = Some(parsed(value)?),
             "rx_packets" => self.rx_packets = Some(number(key, value)?),
             "tx_bandwidth" => self.tx_bandwidth = Some(parsed(value)?),

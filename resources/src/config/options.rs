@@ -1,6 +1,7 @@
 //! The small tables of a VM: how it boots, which optional devices it has and
 //! what follows a reboot.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::words::words;
@@ -51,7 +52,7 @@ pub struct Boot {
 }
 
 /// [`Boot`] as written.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BootSpec {
     /// See [`Boot::protocol`].
@@ -89,7 +90,7 @@ pub struct Devices {
 }
 
 /// [`Devices`] as written.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DevicesSpec {
     /// See [`Devices::debug_exit`].

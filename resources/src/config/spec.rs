@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::named::layered;
@@ -13,7 +14,7 @@ use super::{
 /// What one source says about a VM; `None` and empty tables where it says
 /// nothing. The meaning of each key is that of the field of the same name in
 /// [`VmConfig`](super::VmConfig).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[allow(missing_docs)]
 pub struct VmSpec {
@@ -95,7 +96,8 @@ impl VmSpec {
                 Overlay::Keep(path) => Some(path),
                 Overlay::None | Overlay::Discard => None,
             };
-            [Some(&mut disk.path), overlay]
+            let image = disk.volume.as_mut().and_then(|volume| volume.image.as_mut());
+            [Some(&mut disk.path), overlay, image]
         });
         let consoles = self.console.values_mut().map(|console| match &mut console.target {
             ConsoleTarget::File(path) | ConsoleTarget::Socket(path) => Some(path),

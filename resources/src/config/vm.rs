@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Balloon, BalloonConflict, Boot, ConsoleConflict, ConsolePort, Devices, Disk, Error, File,
-    HugePageSize, Memory, Name, Named, Net, NetConflict, OnReboot, Problem, Topology, VmSpec,
-    Vsock, console_conflicts, resolve_nets,
+    Balloon, BalloonConflict, Boot, Code, ConsoleConflict, ConsolePort, Devices, Disk, Error, File,
+    HugePageSize, Location, Memory, Name, Named, Net, NetConflict, NetRule, OnReboot, Problem,
+    Topology, VmSpec, Vsock, console_conflicts, resolve_nets,
 };
 use crate::Size;
 
@@ -131,6 +131,22 @@ pub enum Conflict {
     /// The balloon.
     #[error(transparent)]
     Balloon(#[from] BalloonConflict),
+    /// More memory guaranteed than there is.
+    #[error("memory.min is {min}, but memory.size only {size}; lower the one or raise the other")]
+    MinAboveSize {
+        /// As given.
+        min: Size,
+        /// See `min`.
+        size: Size,
+    },
+    /// Memory that cannot be taken back.
+    #[error(
+        "memory.min is less than memory.size, but memory of {0} is never taken back; leave one of the two out"
+    )]
+    MinOfPinned(&'static str),
+    /// A key that means something only together with what a host file says.
+    #[error("{0} means something in a host file only (see `carve plan`); leave it out")]
+    HostOnly(String),
 }
 
 impl Conflict {
@@ -152,8 +168,30 @@ impl Conflict {
             }
             Self::Console(_) => &["console"],
             Self::Balloon(conflict) => &[conflict.key()],
+            Self::MinAboveSize { .. } | Self::MinOfPinned(_) => &["memory.min"],
+            Self::HostOnly(key) => return vec![key.clone().into()],
         };
         keys.iter().map(|&key| key.into()).collect()
+    }
+}
+
+impl Conflict {
+    /// The kind of problem that it is.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::MemoryTooSmall(size) if missing_unit(*size).contains("did you mean") => {
+                Code::UnitMissing
+            }
+            Self::Net(NetConflict { rule: NetRule::MacTwice { .. }, .. }) => Code::DuplicateMac,
+            Self::Net(NetConflict { rule: NetRule::TapTwice { .. }, .. }) => Code::DuplicateUse,
+            _ => Code::InvalidValue,
+        }
+    }
+
+    /// It as a problem with what stands at `location`.
+    pub(super) fn problem(&self, location: Option<Location>) -> Problem {
+        Problem::new(self.code(), self.to_string(), location)
     }
 }
 
@@ -178,6 +216,7 @@ impl VmSpec {
         let (vcpus, topology) = resolve_vcpus(self.vcpus, self.topology, &mut conflicts);
         let memory = self.memory.resolve();
         check_memory(memory.size, self.hugepages, &mut conflicts);
+        check_guarantee(&memory, self.hugepages, &mut conflicts);
         if let Some(character) =
             self.cmdline.iter().flat_map(|c| c.chars()).find(|c| c.is_control())
         {
@@ -270,15 +309,31 @@ fn check_memory(size: Size, hugepages: Option<HugePageSize>, conflicts: &mut Vec
     }
 }
 
+fn check_guarantee(
+    memory: &Memory,
+    hugepages: Option<HugePageSize>,
+    conflicts: &mut Vec<Conflict>,
+) {
+    if memory.min > memory.size {
+        conflicts.push(Conflict::MinAboveSize { min: memory.min, size: memory.size });
+    } else if memory.min < memory.size {
+        let pinned = [("hugepages", hugepages.is_some()), ("memory.prefault", memory.prefault)];
+        let pinned = pinned.into_iter().find(|(_, given)| *given);
+        conflicts.extend(pinned.map(|(key, _)| Conflict::MinOfPinned(key)));
+    }
+}
+
 impl TryFrom<VmSpec> for VmConfig {
     type Error = Error;
 
     fn try_from(spec: VmSpec) -> Result<Self, Error> {
-        load(None, spec)
+        spec.resolve().map_err(|conflicts| Error {
+            problems: conflicts.iter().map(|conflict| conflict.problem(None)).collect(),
+        })
     }
 }
 
-/// The VM that `flags` laid over `file` describe.
+/// The VM that `flags` laid over `file` describe, for which no host file speaks.
 ///
 /// # Errors
 ///
@@ -288,7 +343,13 @@ pub fn load(file: Option<&File>, flags: VmSpec) -> Result<VmConfig, Error> {
         Some(file) => flags.clone().over(file.spec().clone()),
         None => flags.clone(),
     };
-    spec.resolve().map_err(|conflicts| {
+    let host_only = host_only(&spec);
+    let resolved = match spec.resolve() {
+        Err(conflicts) => Err([host_only, conflicts].concat()),
+        Ok(_) if !host_only.is_empty() => Err(host_only),
+        Ok(config) => Ok(config),
+    };
+    resolved.map_err(|conflicts| {
         let from_flags = toml::Table::try_from(&flags).unwrap_or_default();
         let locate = |conflict: &Conflict| {
             let keys = conflict.keys();
@@ -297,10 +358,18 @@ pub fn load(file: Option<&File>, flags: VmSpec) -> Result<VmConfig, Error> {
         };
         let problems = conflicts
             .iter()
-            .map(|conflict| Problem { message: conflict.to_string(), location: locate(conflict) })
+            .map(|conflict| conflict.problem(locate(conflict)))
             .collect();
         Error { problems }
     })
+}
+
+/// What only a host file gives a meaning.
+fn host_only(spec: &VmSpec) -> Vec<Conflict> {
+    let min = spec.memory.min.map(|_| "memory.min".to_owned());
+    let pools = spec.disk.iter().filter(|(_, disk)| disk.volume.is_some());
+    let pools = pools.map(|(name, _)| format!("disk.{name}.pool"));
+    min.into_iter().chain(pools).map(Conflict::HostOnly).collect()
 }
 
 /// Whether `table` has a value at `path`.

@@ -148,6 +148,7 @@ prop_compose! {
             on_reboot: Some(OnReboot::Exit),
             topology: parts.map(|(sockets, cores, threads)| Topology { sockets, cores, threads }),
             memory: MemorySpec {
+                min: None,
                 size,
                 backing: memfd.then_some(Backing::Memfd),
                 transparent_hugepages: flags,

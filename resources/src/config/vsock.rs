@@ -5,7 +5,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::schema_of::schema_of;
 
 /// The CIDs a guest can have (virtio 1.3, 5.10.4): those below have meanings of their own, and so
 /// does the one above.
@@ -28,8 +31,10 @@ pub struct Vsock {
     pub socket: PathBuf,
 }
 
+schema_of!(Vsock, |generator| Written::json_schema(generator));
+
 /// [`Vsock`] as written.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Written {
     /// Wide, so that a number out of range is told apart from something else.

@@ -3,11 +3,17 @@
 //! Everything is read below a root folder, so that tests bring a host of their
 //! own. What cannot be read is absent, never guessed. KVM itself is asked
 //! elsewhere: this module opens no device.
+//!
+//! [`Inventory`] is what a look at the host's fitness needs; [`Host`] what dividing it needs.
 
 use std::fs;
 use std::path::Path;
 
-use crate::Size;
+use crate::{CpuSet, Size};
+
+mod host;
+
+pub use host::{Cpu, FileSystem, Host, HostError, HugePages, Node};
 
 /// Kernel modules and device nodes a guest's devices are made from.
 const DEVICE_NODES: [(&str, &str); 1] = [("tun", "dev/net/tun")];
@@ -71,7 +77,7 @@ impl Inventory {
             Some(matches!(nested.as_str(), "Y" | "1"))
         });
         Self {
-            cpus: read(root, "sys/devices/system/cpu/online").and_then(|list| count_cpus(&list)),
+            cpus: read(root, "sys/devices/system/cpu/online").and_then(|list| Some(list.parse::<CpuSet>().ok()?.len())),
             memory_total: meminfo(root, "MemTotal"),
             memory_available: meminfo(root, "MemAvailable"),
             cgroup: cgroup(root),
@@ -123,15 +129,6 @@ fn cpu_virtualizes() -> bool {
 
 fn read(root: &Path, path: &str) -> Option<String> {
     Some(fs::read_to_string(root.join(path)).ok()?.trim_end().to_owned())
-}
-
-/// The number of CPUs in a list such as `0-3,8,10-11`.
-fn count_cpus(list: &str) -> Option<u32> {
-    list.split(',').try_fold(0u32, |count, range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
-        count.checked_add(last.checked_sub(first)?.checked_add(1)?)
-    })
 }
 
 /// The choice in brackets of a file such as `always [madvise] never`.
