@@ -83,6 +83,12 @@ impl Guest {
         self.input.write_all(bytes).unwrap();
     }
 
+    /// Sets what is at `/v1/PATH`.
+    #[track_caller]
+    pub fn put(&mut self, path: &str, value: &impl Serialize) {
+        self.client.put(&format!("/v1/{path}"), value).unwrap();
+    }
+
     /// Whether anybody reads its output.
     pub fn read(&self, reading: bool) {
         self.reading.store(reading, Ordering::Release);

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod api;
+mod changes;
 pub mod command;
 pub mod console;
 mod descriptor;
@@ -20,6 +21,7 @@ mod request;
 mod resets;
 mod run;
 mod signals;
+mod statistics;
 pub mod timings;
 
 pub use command::{Answer, Command, Mailbox, Refusal};

@@ -1,4 +1,7 @@
-//! A run from its first to its last machine: the one place where requests are acted upon.
+//! A run from its first to its last machine: the one place where requests are acted upon. What comes
+//! from the control interface is carried out in `obey`.
+
+mod obey;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -9,7 +12,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use devices::bus::Action;
 use resources::config::{OnReboot, VmConfig};
@@ -17,19 +20,19 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::api::routes::Guest;
 use crate::api::server::{Limits, Server};
-use crate::api::types::{RunState, Vm};
-use crate::command::{Answer, Asked, Command, Mailbox, Refusal, Reply};
+use crate::command::{Mailbox, Refusal};
 use crate::console::input::Input;
 use crate::console::output::Output;
 use crate::console::ring::Ring;
 use crate::console::stdio_port::{StdioPort, window_size};
 use crate::console::{Console, ConsoleHandle};
 use crate::event_loop::EventLoop;
+use crate::kvm::tally::Tally;
 use crate::kvm::vcpu::Ended;
 use crate::kvm::{self, System, kick};
 use crate::machine::console_ports::ConsoleBackEnds;
 use crate::machine::sources::{self, Sources};
-use crate::machine::{self, ConsolePorts, Context, Machine, pause};
+use crate::machine::{self, ConsolePorts, Context, Machine};
 use crate::outcome::{End, Outcome};
 use crate::request::{Request, Requests};
 use crate::resets::{self, Resets};
@@ -199,11 +202,13 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         announce(&format!("console.{console} is the terminal {}", path.display()));
     }
 
+    let tallies = (0..config.vcpus).map(|_| Tally::default()).collect();
     let context = Context {
         system: &system,
         config: &config,
         sources: &sources,
         timings: &timings,
+        tallies: &tallies,
         vcpu_ended: &vcpu_ended,
     };
     let mut run = Run {
@@ -314,83 +319,6 @@ impl Run<'_> {
 
     fn notify(&mut self, notice: Notice) {
         (self.control.notify)(&notice);
-    }
-
-    fn press_power_button(&mut self, machine: &Machine) -> Reply {
-        if machine.is_paused() {
-            let reason = "the guest is paused and would not see its power button; resume it first";
-            return Err(Refusal::State(reason.to_owned()));
-        }
-        machine.press_power_button();
-        self.notify(Notice::PowerButton);
-        Ok(Answer::Done)
-    }
-
-    fn pause(&mut self, machine: &mut Machine) -> Reply {
-        if machine.is_paused() {
-            return Err(Refusal::State("the guest is paused already".to_owned()));
-        }
-        // A vCPU that waits for a slow reader could not be stopped.
-        self.output.set_unbounded(true);
-        let paused = machine.pause(self.context.sources);
-        self.output.set_unbounded(false);
-        paused.map_err(|error| match error {
-            pause::Error::Ended => Refusal::State(error.to_string()),
-            _ => Refusal::Failed(error.to_string()),
-        })?;
-        self.notify(Notice::Paused);
-        Ok(Answer::Done)
-    }
-
-    fn resume(&mut self, machine: &mut Machine) -> Reply {
-        if !machine.is_paused() {
-            return Err(Refusal::State("the guest is not paused".to_owned()));
-        }
-        machine.resume();
-        self.notify(Notice::Resumed);
-        Ok(Answer::Done)
-    }
-
-    /// Carries out what came from the control interface. Ends the machine where that is what was asked.
-    fn obey(&mut self, machine: &mut Machine, asked: Asked) -> Option<MachineEnd> {
-        let mut end = None;
-        let reply = match asked.command {
-            Command::Status => Ok(Answer::Status(Box::new(self.status(machine)))),
-            Command::Config => Ok(Answer::Config(Box::new(self.context.config.clone()))),
-            Command::Pause => self.pause(machine),
-            Command::Resume => self.resume(machine),
-            Command::PowerButton => self.press_power_button(machine),
-            Command::Reset => {
-                end = Some(MachineEnd::Reset);
-                Ok(Answer::Done)
-            }
-            Command::End => {
-                end = Some(MachineEnd::Run(End::Ended));
-                Ok(Answer::Done)
-            }
-            Command::ConsoleSize(columns, rows) => {
-                self.resize_to(columns, rows);
-                Ok(Answer::Done)
-            }
-            ref other => Err(Refusal::Failed(format!("{other:?} is not there yet"))),
-        };
-        asked.answer(reply);
-        end
-    }
-
-    fn status(&self, machine: &Machine) -> Vm {
-        let since_1970 = self.started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Vm {
-            id: self.control.id.clone(),
-            name: self.control.name.clone(),
-            state: if machine.is_paused() { RunState::Paused } else { RunState::Running },
-            pid: std::process::id(),
-            carve_version: env!("CARGO_PKG_VERSION").to_owned(),
-            vcpus: self.context.config.vcpus,
-            memory: self.context.config.memory.size.bytes(),
-            resets: self.resets.total(),
-            started_at: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
-        }
     }
 
     /// Tells the virtio console the size of the terminal's window, if that is where it is.

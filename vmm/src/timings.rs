@@ -60,6 +60,11 @@ impl Timings {
         }
     }
 
+    /// Time since the start.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     /// Each moment reached, with its name and its distance from the start.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, Duration)> {
         [

@@ -153,7 +153,7 @@ pub struct MemoryStatistics {
 }
 
 /// One disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct DiskStatistics {
     /// Its size.
@@ -170,6 +170,33 @@ pub struct DiskStatistics {
     pub written_bytes: u64,
     /// Requests that failed.
     pub errors: u64,
+    /// Each of its queues.
+    pub queues: Vec<DiskQueueStatistics>,
+}
+
+/// One queue of a disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct DiskQueueStatistics {
+    /// Requests to read.
+    pub reads: u64,
+    /// Requests to write.
+    pub writes: u64,
+    /// Requests to flush.
+    pub flushes: u64,
+    /// Requests to discard, to write zeroes, for the serial id, and those that are none.
+    pub others: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Requests that failed.
+    pub errors: u64,
+    /// From taking requests off the queue to their answers, altogether, in microseconds.
+    pub time: u64,
+    /// How many requests took how long: the first number counts those of up to 16 microseconds, each
+    /// following one those of up to twice as long, the last all longer ones.
+    pub latency: Vec<u64>,
 }
 
 /// One network device.

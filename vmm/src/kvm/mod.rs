@@ -16,6 +16,7 @@ mod pace;
 pub mod registers;
 pub mod routing;
 pub mod system;
+pub mod tally;
 pub mod vcpu;
 pub mod vm;
 

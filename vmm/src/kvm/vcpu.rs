@@ -17,6 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::crash::{self, Report};
 use super::gate::{Gate, Wish};
 use super::kick::Kickable;
+use super::tally::Tally;
 use super::{Error, failed};
 use crate::timings::Timings;
 
@@ -92,7 +93,8 @@ impl Vcpu {
     }
 
     /// Runs until asked to stop or the guest ends. Call it on the vCPU's own thread.
-    pub fn run(&mut self, platform: &Platform, timings: &Timings) -> Ended {
+    pub fn run(&mut self, platform: &Platform, timings: &Timings, tally: &Tally) -> Ended {
+        let _running = tally.start();
         let kickable = Kickable::new(&mut self.fd);
         timings.first_entry.mark();
         loop {
@@ -107,6 +109,7 @@ impl Vcpu {
                 },
             }
             let step = self.step(platform);
+            tally.exited();
             timings.first_exit.mark();
             match step {
                 ControlFlow::Continue(Left::Served) => {}

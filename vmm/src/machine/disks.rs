@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use devices::mutex::lock;
 use devices::token_bucket::{Limits, LimitsHandle, Rate};
 use devices::virtio::block::backend::Storage;
-use devices::virtio::block::{Block, Counters, Handle, Properties};
+use devices::virtio::block::{Block, Counters, Handle, Properties, Requests};
 use resources::config::Disk;
 
 use self::error::Failure;
@@ -74,10 +74,25 @@ impl Disks {
         self.disks.iter().map(Opened::device).collect()
     }
 
-    /// Through which to change disk number `index` while it runs: its size and limits. Good until the
+    /// Through which to change the disk `name` while it runs: its size and limits. Good until the
     /// next reset; none if there is no such disk, or no machine yet.
-    pub fn handle(&self, index: usize) -> Option<Handle> {
-        lock(&self.disks.get(index)?.handle).clone()
+    pub fn named(&self, name: &str) -> Option<Handle> {
+        let disk = self.disks.iter().find(|disk| disk.name == name)?;
+        lock(&disk.handle).clone()
+    }
+
+    /// Their names in the configuration.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.disks.iter().map(|disk| disk.name.as_str())
+    }
+
+    /// Each disk's name, its size in bytes, and what its queues have done over all resets.
+    pub fn statistics(&self) -> impl Iterator<Item = (&str, u64, Vec<Requests>)> {
+        self.disks.iter().map(|disk| {
+            let size = lock(&disk.handle).as_ref().map_or(0, Handle::capacity);
+            let Properties { queues, counters, .. } = &disk.properties;
+            (disk.name.as_str(), size, (0..*queues).map(|queue| counters.queue(queue)).collect())
+        })
     }
 
     /// Has no disk take requests from its guest any more, until what is returned is dropped, and waits

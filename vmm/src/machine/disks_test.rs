@@ -97,11 +97,13 @@ fn qemu_img(folder: &Path, arguments: &str) -> bool {
 fn a_disk_outlives_its_devices() {
     let folder = folder();
     let disks = open(&folder, &["disk.img,serial=abc,queues=2,block_size=4096"]).unwrap();
-    assert!(disks.handle(0).is_none() && disks.handle(1).is_none());
+    assert!(
+        disks.names().all(|name| disks.named(name).is_none()) && disks.named("other").is_none()
+    );
     let mut first = driver(&disks);
     assert_eq!(first.queues.len(), 2);
     write(&mut first, 3, 7);
-    disks.handle(0).unwrap().grow(2 * MIB).unwrap();
+    disks.named(disks.names().next().unwrap()).unwrap().grow(2 * MIB).unwrap();
     drop(first);
     let mut second = driver(&disks);
     assert_eq!(read(&mut second, 3), 7);
@@ -299,7 +301,7 @@ fn limits_and_format_come_from_the_configuration() {
     let disks = Disks::open(&[(name, disk)]).unwrap();
     let device = disks.devices().unwrap().remove(0);
     assert_eq!(device.queue_sizes(), [256]);
-    let handle = disks.handle(0).unwrap();
+    let handle = disks.named(disks.names().next().unwrap()).unwrap();
     let limits = handle.limits().get();
     assert_eq!(limits.operations.map(|rate| rate.per_second), Some(100));
     assert_eq!(limits.bandwidth.map(|rate| rate.per_second), Some(10_000_000));

@@ -35,9 +35,12 @@ use vmm_sys_util::signal::Killable;
 use self::sources::Sources;
 use self::topology::Topology;
 use self::wiring::{Devices, Host, Wired};
+use crate::api::types::VcpuStatistics;
 use crate::kvm::gate::{Gate, Wish};
+use crate::kvm::tally::Tally;
 use crate::kvm::vcpu::{Ended, Platform, Vcpu};
 use crate::kvm::{self, System, Vm, cpuid, kick, msr, registers};
+use crate::statistics::microseconds;
 use crate::timings::Timings;
 
 /// Why a machine could not be built.
@@ -86,6 +89,8 @@ pub(crate) struct Context<'a> {
     pub config: &'a VmConfig,
     pub sources: &'a Sources,
     pub timings: &'a Arc<Timings>,
+    /// What each vCPU does is counted here.
+    pub tallies: &'a Arc<[Tally]>,
     /// Signalled when a vCPU's loop ends.
     pub vcpu_ended: &'a Arc<EventFd>,
 }
@@ -165,10 +170,11 @@ impl Machine {
     fn spawn(&mut self, index: u32, mut vcpu: Vcpu, context: &Context<'_>) -> Result<(), Error> {
         let (platform, ends) = (Arc::clone(&self.platform), Arc::clone(&self.ends));
         let (timings, event) = (Arc::clone(context.timings), Arc::clone(context.vcpu_ended));
+        let (tallies, at) = (Arc::clone(context.tallies), usize::try_from(index).unwrap_or(0));
         let entered = Gate::enter(Arc::clone(&platform.gate));
         let body = move || {
             let _entered = entered;
-            let run = AssertUnwindSafe(|| vcpu.run(&platform, &timings));
+            let run = AssertUnwindSafe(|| vcpu.run(&platform, &timings, &tallies[at]));
             // A device's bug ends this guest with a message, not the process with a mess.
             let ended = panic::catch_unwind(run).map_err(|_| Error::VcpuPanicked(index));
             ends.lock().unwrap_or_else(PoisonError::into_inner).push(ended);
@@ -185,6 +191,15 @@ impl Machine {
     /// The next end of a vCPU's loop that has not been looked at.
     pub(crate) fn take_end(&self) -> Option<Result<Ended, Error>> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// What each vCPU has done, over all resets.
+    pub(crate) fn vcpu_statistics(&self, context: &Context<'_>) -> Vec<VcpuStatistics> {
+        let of = |(tally, thread): (&Tally, _)| VcpuStatistics {
+            cpu_time: microseconds(tally.cpu_time(Some(thread))),
+            exits: tally.exits(),
+        };
+        context.tallies.iter().zip(&self.threads).map(of).collect()
     }
 
     /// Whether a vCPU's loop has ended and nobody has looked at it.

@@ -20,7 +20,7 @@ use super::passt::{self, Passt};
 /// ever passes a wire. The most that passt takes.
 const PASST_MTU: u16 = 65520;
 /// What may pass at once after a time of rest: so much of a second's worth.
-const BURST: u64 = 20;
+pub(crate) const BURST: u64 = 20;
 
 /// Why a network device cannot have its host side. Says which device, value, reason and remedy.
 #[derive(Debug, thiserror::Error)]
@@ -121,14 +121,19 @@ impl Handle {
         &self.link
     }
 
-    /// Bounds what the guest receives from now on.
-    pub fn limit_receive(&self, limits: &NetLimits) {
-        self.receive.handle().set(bounds(limits));
+    /// Its name in the configuration.
+    pub fn short_name(&self) -> &str {
+        self.name.strip_prefix("net.").unwrap_or(&self.name)
     }
 
-    /// Bounds what the guest sends from now on.
-    pub fn limit_send(&self, limits: &NetLimits) {
-        self.send.handle().set(bounds(limits));
+    /// Bounds what the guest receives.
+    pub fn receive_limits(&self) -> &Arc<LimitsHandle> {
+        self.receive.handle()
+    }
+
+    /// Bounds what the guest sends.
+    pub fn send_limits(&self) -> &Arc<LimitsHandle> {
+        self.send.handle()
     }
 }
 

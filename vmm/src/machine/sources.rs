@@ -124,8 +124,18 @@ impl Sources {
     }
 
     /// The host's side of the disks.
-    pub(super) fn disks(&self) -> &Disks {
+    pub(crate) fn disks(&self) -> &Disks {
         &self.disks
+    }
+
+    /// The host's side of the network devices.
+    pub(crate) fn networks(&self) -> &Networks {
+        &self.networks
+    }
+
+    /// The host's side of the balloon.
+    pub(crate) fn balloon(&self) -> Option<&BalloonControl> {
+        self.balloon.as_ref()
     }
 
     /// Whether [`follow_host`](Self::follow_host) has anything to look at.

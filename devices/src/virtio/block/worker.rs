@@ -342,12 +342,10 @@ impl QueueWorker {
             self.submit();
             self.publish();
             let left = deadline.saturating_duration_since(Instant::now());
-            let Some(ring) = self.engine.completions() else { return };
             if self.in_flight() == 0 || left.is_zero() {
                 return;
             }
-            let timeout = Timespec::try_from(left.min(RECHECK)).unwrap_or_default();
-            let _ = poll(&mut [PollFd::from_borrowed_fd(ring, PollFlags::IN)], Some(&timeout));
+            self.engine.wait_for_completion(left.min(RECHECK));
             self.now = None;
         }
     }

@@ -1,8 +1,10 @@
-//! The cable as the guest sees it: plugged in or not. The host changes that while the guest runs.
+//! The cable as the guest sees it: plugged in or not, and what has passed. The host changes the former
+//! while the guest runs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::state::Counters;
 use crate::mutex::lock;
 use crate::virtio::interrupt::Interrupt;
 
@@ -14,6 +16,7 @@ pub struct Link {
     carrier: AtomicBool,
     /// The driver that listens, if one does. Not locked on the data path.
     driver: Mutex<Driver>,
+    counters: Arc<Counters>,
 }
 
 #[derive(Default)]
@@ -27,7 +30,12 @@ impl Link {
     /// A cable that is plugged in or not.
     pub fn new(plugged: bool) -> Arc<Self> {
         let (plugged, carrier) = (AtomicBool::new(plugged), AtomicBool::new(true));
-        Arc::new(Self { plugged, carrier, driver: Mutex::default() })
+        Arc::new(Self { plugged, carrier, driver: Mutex::default(), counters: Arc::default() })
+    }
+
+    /// What has passed and what was dropped since the cable was made.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
     }
 
     /// Whether frames pass.

@@ -112,11 +112,6 @@ impl Net {
         }
     }
 
-    /// What passed and what was dropped since the device was made.
-    pub fn counters(&self) -> &Arc<Counters> {
-        &self.shared.counters
-    }
-
     /// Puts the driver's settings in force: those of before, or a fresh driver's.
     fn apply_settings(&mut self, features: u64) -> io::Result<()> {
         if !std::mem::replace(&mut self.started, true) {

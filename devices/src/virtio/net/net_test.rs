@@ -113,7 +113,7 @@ pub(super) fn counter(
     driver: &Driver<Net>,
     which: fn(&Counters) -> &std::sync::atomic::AtomicU64,
 ) -> u64 {
-    which(driver.device.counters()).load(Ordering::Relaxed)
+    which(driver.device.shared.link.counters()).load(Ordering::Relaxed)
 }
 
 #[test]

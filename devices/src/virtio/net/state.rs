@@ -61,7 +61,7 @@ impl State {
     }
 }
 
-/// Frames and bytes that passed since the device was made, and those that did not.
+/// Frames and bytes that passed, and those that did not.
 #[derive(Debug, Default)]
 #[allow(missing_docs)]
 pub struct Counters {
@@ -112,8 +112,8 @@ impl Shared {
         settings: Settings,
     ) -> Self {
         Self {
+            counters: Arc::clone(link.counters()),
             link,
-            counters: Arc::default(),
             receive_limit,
             send_limit,
             log: RateLimitedLog::new(),

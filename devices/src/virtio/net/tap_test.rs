@@ -193,7 +193,7 @@ fn frames_of_the_wrong_kind_are_dropped_by_the_kernel_and_counted() {
         }
         driver.queues[1].request(&[outgoing(&frame(OTHER, 2, 60))]);
         assert_eq!(read(&mut socket), frame(OTHER, 2, 60));
-        let counters = driver.device.counters();
+        let counters = driver.device.shared.link.counters();
         assert_eq!(counters.send_dropped.load(Ordering::Relaxed), 3);
     });
 }
@@ -266,7 +266,7 @@ fn headers_of_noise_harm_no_other_frame() {
         let mut socket = packet_socket("tap0");
         driver.queues[1].request(&[outgoing(&frame(OTHER, 2, 60))]);
         assert_eq!(read(&mut socket), frame(OTHER, 2, 60));
-        let counters = driver.device.counters();
+        let counters = driver.device.shared.link.counters();
         let dropped = counters.send_dropped.load(Ordering::Relaxed);
         assert!(dropped > 500 && dropped < 2000, "{dropped} refused");
     });

@@ -14,6 +14,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::memory::GuestMemory;
@@ -86,8 +87,20 @@ pub trait Engine: Send {
         None
     }
 
+    /// Waits at most `timeout` until there is something to reap. May return earlier.
+    fn wait_for_completion(&mut self, timeout: Duration) {
+        if let Some(readable) = self.completions() {
+            wait_readable(readable, timeout);
+        }
+    }
+
     /// Asks the host's kernel to give up what is in flight; it is then reaped as failed.
     fn cancel(&mut self) {}
+}
+
+fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) {
+    let timeout = Timespec::try_from(timeout).unwrap_or_default();
+    let _ = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timeout));
 }
 
 /// One operation. Offsets and lengths are in bytes, multiples of 512.

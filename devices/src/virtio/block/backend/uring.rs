@@ -13,13 +13,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::file::{Zeroing, advance, is_unsupported};
 use super::flight::{Flight, Kind};
 use super::raw::PlainEngine;
-use super::{Data, Engine, Operation};
+use super::{Data, Engine, Operation, wait_readable};
 use crate::memory::GuestMemory;
 
 /// Not a slot: the answer to a cancellation.
@@ -244,14 +243,6 @@ impl UringEngine {
             _ => {}
         }
     }
-
-    /// Waits for completions until `deadline`.
-    fn wait_until(&self, deadline: Instant) {
-        let Some(ring) = self.completions() else { return };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).unwrap_or_default();
-        let _ = poll(&mut [PollFd::from_borrowed_fd(ring, PollFlags::IN)], Some(&left));
-    }
 }
 
 impl Engine for UringEngine {
@@ -354,6 +345,17 @@ impl Engine for UringEngine {
         Some(unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) })
     }
 
+    fn wait_for_completion(&mut self, timeout: Duration) {
+        if !self.waits {
+            return self.completions().map_or((), |ring| wait_readable(ring, timeout));
+        }
+        // Not by polling the ring: completions that wait to be asked for do not make it readable.
+        let timeout = types::Timespec::from(timeout);
+        let arguments = types::SubmitArgs::new().timespec(&timeout);
+        let submitted = self.ring.submitter().submit_with_args(1, &arguments);
+        self.submitted(submitted);
+    }
+
     fn cancel(&mut self) {
         // One by one: a cancellation of everything is not known before Linux 5.19.
         for slot in 0..self.flights.len() as u64 {
@@ -375,7 +377,7 @@ impl Drop for UringEngine {
         while self.in_flight > 0 && Instant::now() < deadline {
             if self.reap().is_none() {
                 self.submit();
-                self.wait_until(deadline);
+                self.wait_for_completion(deadline.saturating_duration_since(Instant::now()));
             }
         }
         if self.in_flight > 0 {

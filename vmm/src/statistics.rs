@@ -1,0 +1,130 @@
+//! What a guest has done so far, gathered when somebody asks: nothing is sampled meanwhile.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use devices::virtio::balloon::{self, Statistic};
+use devices::virtio::block::Requests;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::api::types::{
+    DiskQueueStatistics, DiskStatistics, MemoryStatistics, NetStatistics, Statistics,
+};
+use crate::machine::disks::Disks;
+use crate::machine::networks::Networks;
+use crate::machine::sources::Sources;
+use crate::machine::{Context, Machine};
+
+/// Everything about the run of `machine`.
+pub(crate) fn gather(context: &Context<'_>, machine: &Machine) -> Statistics {
+    let now = clock_gettime(ClockId::ProcessCPUTime);
+    Statistics {
+        uptime: u64::try_from(context.timings.elapsed().as_millis()).unwrap_or(u64::MAX),
+        vcpus: machine.vcpu_statistics(context),
+        memory: memory(context.sources, context.config.memory.size.bytes()),
+        disks: disks(context.sources.disks()),
+        nets: nets(context.sources.networks()),
+        cpu_time: microseconds(Duration::try_from(now).unwrap_or_default()),
+    }
+}
+
+pub(crate) fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn memory(sources: &Sources, size: u64) -> MemoryStatistics {
+    let mut memory = MemoryStatistics { size, resident: resident(), ..Default::default() };
+    if let Some(balloon) = sources.balloon() {
+        let handle = balloon.handle();
+        let bytes = |pages: u32| u64::from(pages) * balloon::PAGE;
+        // The guest's word, which may be anything.
+        memory.balloon = bytes(handle.actual_pages()).min(size);
+        memory.balloon_target = bytes(handle.target_pages());
+        let told = handle.statistics();
+        memory.available =
+            told.and_then(|told| told.get(Statistic::Available)).map(|n| n.min(size));
+        // For whoever asks next.
+        handle.poll_statistics();
+    }
+    memory
+}
+
+/// Bytes of the host's memory that this process has and no file: the guest's, and the little of its own.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    resident_of(&status)
+}
+
+fn resident_of(status: &str) -> u64 {
+    let kib = |line: &str| {
+        let (name, value) = line.split_once(':')?;
+        let counts = matches!(name, "RssAnon" | "RssShmem" | "HugetlbPages");
+        counts.then(|| value.trim().trim_end_matches(" kB").parse::<u64>().ok())?
+    };
+    status.lines().filter_map(kib).sum::<u64>().saturating_mul(1024)
+}
+
+fn disks(disks: &Disks) -> BTreeMap<String, DiskStatistics> {
+    let of = |(name, size, queues): (&str, u64, Vec<Requests>)| {
+        let sum = |count: fn(&Requests) -> u64| queues.iter().map(count).sum();
+        let disk = DiskStatistics {
+            size,
+            reads: sum(|queue| queue.reads),
+            writes: sum(|queue| queue.writes),
+            flushes: sum(|queue| queue.flushes),
+            read_bytes: sum(|queue| queue.read_bytes),
+            written_bytes: sum(|queue| queue.written_bytes),
+            errors: sum(|queue| queue.errors),
+            queues: queues.iter().map(queue_statistics).collect(),
+        };
+        (name.to_owned(), disk)
+    };
+    disks.statistics().map(of).collect()
+}
+
+fn queue_statistics(requests: &Requests) -> DiskQueueStatistics {
+    DiskQueueStatistics {
+        reads: requests.reads,
+        writes: requests.writes,
+        flushes: requests.flushes,
+        others: requests.others,
+        read_bytes: requests.read_bytes,
+        written_bytes: requests.written_bytes,
+        errors: requests.errors,
+        time: microseconds(requests.time),
+        latency: requests.latency.to_vec(),
+    }
+}
+
+fn nets(networks: &Networks) -> BTreeMap<String, NetStatistics> {
+    let of = |net: &crate::machine::networks::Handle| {
+        let counters = net.link().counters();
+        let get =
+            |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
+        let statistics = NetStatistics {
+            received_packets: get(&counters.received_frames),
+            received_bytes: get(&counters.received_bytes),
+            sent_packets: get(&counters.sent_frames),
+            sent_bytes: get(&counters.sent_bytes),
+            dropped: get(&counters.receive_dropped)
+                + get(&counters.send_dropped)
+                + get(&counters.malformed),
+        };
+        (net.short_name().to_owned(), statistics)
+    };
+    networks.handles().map(of).collect()
+}
+
+#[cfg(test)]
+mod statistics_test {
+    use super::*;
+
+    #[test]
+    fn memory_of_files_is_not_the_guests() {
+        let status = "Name:\tcarve\nVmRSS:\t 999 kB\nRssAnon:\t    100 kB\nRssFile:\t  7 kB\n\
+                      RssShmem:\t      20 kB\nHugetlbPages:\t  2048 kB\n";
+        assert_eq!(resident_of(status), (100 + 20 + 2048) << 10);
+        assert!(resident() > 0);
+    }
+}
