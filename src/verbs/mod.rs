@@ -3,6 +3,7 @@
 pub mod completions;
 pub mod create;
 pub mod doctor;
+pub mod events;
 pub mod inspect;
 pub mod kill;
 pub mod man;

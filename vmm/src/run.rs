@@ -1,6 +1,7 @@
 //! A run from its first to its last machine: the one place where requests are acted upon.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -15,9 +16,10 @@ use devices::bus::Action;
 use resources::config::{OnReboot, VmConfig};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::api::events::Events;
 use crate::api::routes::Guest;
 use crate::api::server::{Limits, Server};
-use crate::api::types::{RunState, Vm};
+use crate::api::types::{Event, RunState, Vm};
 use crate::command::{Answer, Asked, Command, Mailbox, Refusal, Reply};
 use crate::console::input::Input;
 use crate::console::output::Output;
@@ -94,6 +96,20 @@ pub enum Notice {
     PowerButton,
     /// Something about it was changed: what, and how.
     Updated(String),
+}
+
+impl Notice {
+    /// What it is called as an event, and more about it.
+    pub fn words(&self) -> (&'static str, Option<(&'static str, String)>) {
+        match self {
+            Self::Started => ("started", None),
+            Self::Reset => ("reset", None),
+            Self::Paused => ("paused", None),
+            Self::Resumed => ("resumed", None),
+            Self::PowerButton => ("power-button", None),
+            Self::Updated(what) => ("updated", Some(("what", what.clone()))),
+        }
+    }
 }
 
 /// How often files are looked at that tell nothing when the host enlarges them.
@@ -188,11 +204,13 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
     }
     let (mailbox, inbox) = Mailbox::new().map_err(host("create an eventfd"))?;
     events.listen(inbox);
+    let happened = Events::default();
+    let guest = Guest::new(mailbox, happened.clone());
     // Ends after the main loop, whose last answers it sends.
     let _api = control
         .socket
         .take()
-        .map(|socket| Server::start(socket, Guest::new(mailbox), Limits::default()))
+        .map(|socket| Server::start(socket, guest, Limits::default()))
         .transpose()
         .map_err(host("start the control interface"))?;
     for (console, path) in sources.consoles().into_iter().flat_map(ConsoleBackEnds::terminals) {
@@ -215,10 +233,12 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         window,
         resets: Resets::default(),
         control,
+        happened,
         started_at: SystemTime::now(),
     };
     run.resize_consoles();
     let end = run.until_the_end()?;
+    run.publish("exited", exit_details(&end));
     let resets = run.resets.total();
     drop(run);
     timings.stopped.mark();
@@ -241,7 +261,16 @@ struct Run<'a> {
     window: Option<OwnedFd>,
     resets: Resets,
     control: Control,
+    /// What the control interface tells.
+    happened: Events,
     started_at: SystemTime,
+}
+
+impl Drop for Run<'_> {
+    /// Nobody waits for events that do not come.
+    fn drop(&mut self) {
+        self.happened.close();
+    }
 }
 
 impl Run<'_> {
@@ -313,7 +342,21 @@ impl Run<'_> {
     }
 
     fn notify(&mut self, notice: Notice) {
+        let (event, details) = notice.words();
+        self.publish(event, details.into_iter().map(|(key, value)| (key.to_owned(), value)));
         (self.control.notify)(&notice);
+    }
+
+    fn publish(&self, event: &str, details: impl IntoIterator<Item = (String, String)>) {
+        self.happened.publish(&Event {
+            time: millis(SystemTime::now()),
+            event: event.to_owned(),
+            id: self.control.id.clone(),
+            name: self.control.name.clone(),
+            uid: Some(rustix::process::geteuid().as_raw()),
+            labels: BTreeMap::new(),
+            details: details.into_iter().collect(),
+        });
     }
 
     fn press_power_button(&mut self, machine: &Machine) -> Reply {
@@ -379,7 +422,6 @@ impl Run<'_> {
     }
 
     fn status(&self, machine: &Machine) -> Vm {
-        let since_1970 = self.started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         Vm {
             id: self.control.id.clone(),
             name: self.control.name.clone(),
@@ -389,7 +431,7 @@ impl Run<'_> {
             vcpus: self.context.config.vcpus,
             memory: self.context.config.memory.size.bytes(),
             resets: self.resets.total(),
-            started_at: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
+            started_at: millis(self.started_at),
         }
     }
 
@@ -465,6 +507,17 @@ impl Run<'_> {
             None => end,
         })
     }
+}
+
+/// Milliseconds since 1970.
+fn millis(time: SystemTime) -> u64 {
+    let since_1970 = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What is told about the end of a run.
+fn exit_details(end: &End) -> [(String, String); 2] {
+    [("exit_code".to_owned(), end.code().to_string()), ("message".to_owned(), end.message())]
 }
 
 /// How a machine ended.
