@@ -49,6 +49,8 @@ pub enum Verb {
     Ps(PsArgs),
     Inspect(InspectArgs),
     Events(EventsArgs),
+    /// Print the description of a guest's control interface, in OpenAPI 3.1
+    ApiSpec,
     Wait(WaitArgs),
     Rename(RenameArgs),
     Prune(PruneArgs),

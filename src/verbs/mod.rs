@@ -1,5 +1,6 @@
 //! One file for each verb of the command line.
 
+pub mod api_spec;
 pub mod completions;
 pub mod create;
 pub mod doctor;
