@@ -4,6 +4,7 @@
 //! help comes from there. Nothing here acts.
 
 pub mod guests;
+pub mod moment;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -19,8 +20,8 @@ use resources::config::{
 };
 
 use self::guests::{
-    InspectArgs, KeepFlags, KillArgs, MonitorArgs, PauseArgs, PruneArgs, PsArgs, RenameArgs,
-    RestartArgs, RmArgs, StartArgs, StopArgs, UnpauseArgs, VmmArgs, WaitArgs,
+    EventsArgs, InspectArgs, KeepFlags, KillArgs, MonitorArgs, PauseArgs, PruneArgs, PsArgs,
+    RenameArgs, RestartArgs, RmArgs, StartArgs, StopArgs, UnpauseArgs, VmmArgs, WaitArgs,
 };
 use crate::exit;
 
@@ -47,6 +48,9 @@ pub enum Verb {
     Rm(RmArgs),
     Ps(PsArgs),
     Inspect(InspectArgs),
+    Events(EventsArgs),
+    /// Print the description of a guest's control interface, in OpenAPI 3.1
+    ApiSpec,
     Wait(WaitArgs),
     Rename(RenameArgs),
     Prune(PruneArgs),

@@ -41,6 +41,8 @@ fn main() -> ExitCode {
         Verb::Rm(args) => verbs::rm::run(&args),
         Verb::Ps(args) => verbs::ps::run(&args),
         Verb::Inspect(args) => verbs::inspect::run(&args),
+        Verb::ApiSpec => verbs::api_spec::run(),
+        Verb::Events(args) => verbs::events::run(&args),
         Verb::Wait(args) => verbs::wait::run(&args),
         Verb::Rename(args) => verbs::rename::run(&args),
         Verb::Prune(args) => verbs::prune::run(&args),

@@ -7,6 +7,7 @@ use clap_complete::engine::ArgValueCompleter;
 use resources::config::Name;
 use vmm::guests::Restart;
 
+use super::moment::Moment;
 use crate::verbs::completions;
 
 /// How a guest is kept and what follows its end.
@@ -154,6 +155,26 @@ pub struct PsArgs {
 pub struct InspectArgs {
     #[command(flatten)]
     pub which: Guests,
+}
+
+/// Show what happens to guests, a line of JSON each, until interrupted
+///
+/// Without --since only what happens from now on is shown.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// From when on: how long ago (10m, 1h30m), or a time in UTC (2026-03-01T12:00:00)
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Moment>,
+    /// Up to when, likewise; without it until interrupted
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<Moment>,
+    /// Only events with this property: guest=NAME, guest=ID, event=EVENT, label=KEY or
+    /// label=KEY=VALUE; several of one kind are alternatives
+    #[arg(short, long = "filter", value_name = "KEY=VALUE")]
+    pub filters: Vec<String>,
+    /// Form of the lines
+    #[arg(long, value_name = "FORMAT", default_value = "json")]
+    pub format: super::Format,
 }
 
 /// Wait until guests have ended and print their exit codes

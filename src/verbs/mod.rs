@@ -1,8 +1,10 @@
 //! One file for each verb of the command line.
 
+pub mod api_spec;
 pub mod completions;
 pub mod create;
 pub mod doctor;
+pub mod events;
 pub mod inspect;
 pub mod kill;
 pub mod man;

@@ -4,6 +4,7 @@
 mod obey;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -12,14 +13,16 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use devices::bus::Action;
 use resources::config::{OnReboot, VmConfig};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::api::events::Events;
 use crate::api::routes::Guest;
 use crate::api::server::{Limits, Server};
+use crate::api::types::Event;
 use crate::command::{Mailbox, Refusal};
 use crate::console::input::Input;
 use crate::console::output::Output;
@@ -97,6 +100,20 @@ pub enum Notice {
     PowerButton,
     /// Something about it was changed: what, and how.
     Updated(String),
+}
+
+impl Notice {
+    /// What it is called as an event, and more about it.
+    pub fn words(&self) -> (&'static str, Option<(&'static str, String)>) {
+        match self {
+            Self::Started => ("started", None),
+            Self::Reset => ("reset", None),
+            Self::Paused => ("paused", None),
+            Self::Resumed => ("resumed", None),
+            Self::PowerButton => ("power-button", None),
+            Self::Updated(what) => ("updated", Some(("what", what.clone()))),
+        }
+    }
 }
 
 /// How often files are looked at that tell nothing when the host enlarges them.
@@ -191,11 +208,13 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
     }
     let (mailbox, inbox) = Mailbox::new().map_err(host("create an eventfd"))?;
     events.listen(inbox);
+    let happened = Events::default();
+    let guest = Guest::new(mailbox, happened.clone());
     // Ends after the main loop, whose last answers it sends.
     let _api = control
         .socket
         .take()
-        .map(|socket| Server::start(socket, Guest::new(mailbox), Limits::default()))
+        .map(|socket| Server::start(socket, guest, Limits::default()))
         .transpose()
         .map_err(host("start the control interface"))?;
     for (console, path) in sources.consoles().into_iter().flat_map(ConsoleBackEnds::terminals) {
@@ -220,10 +239,12 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         window,
         resets: Resets::default(),
         control,
+        happened,
         started_at: SystemTime::now(),
     };
     run.resize_consoles();
     let end = run.until_the_end()?;
+    run.publish("exited", exit_details(&end));
     let resets = run.resets.total();
     drop(run);
     timings.stopped.mark();
@@ -246,7 +267,16 @@ struct Run<'a> {
     window: Option<OwnedFd>,
     resets: Resets,
     control: Control,
+    /// What the control interface tells.
+    happened: Events,
     started_at: SystemTime,
+}
+
+impl Drop for Run<'_> {
+    /// Nobody waits for events that do not come.
+    fn drop(&mut self) {
+        self.happened.close();
+    }
 }
 
 impl Run<'_> {
@@ -318,7 +348,21 @@ impl Run<'_> {
     }
 
     fn notify(&mut self, notice: Notice) {
+        let (event, details) = notice.words();
+        self.publish(event, details.into_iter().map(|(key, value)| (key.to_owned(), value)));
         (self.control.notify)(&notice);
+    }
+
+    fn publish(&self, event: &str, details: impl IntoIterator<Item = (String, String)>) {
+        self.happened.publish(&Event {
+            time: millis(SystemTime::now()),
+            event: event.to_owned(),
+            id: self.control.id.clone(),
+            name: self.control.name.clone(),
+            uid: Some(rustix::process::geteuid().as_raw()),
+            labels: BTreeMap::new(),
+            details: details.into_iter().collect(),
+        });
     }
 
     /// Tells the virtio console the size of the terminal's window, if that is where it is.
@@ -393,6 +437,17 @@ impl Run<'_> {
             None => end,
         })
     }
+}
+
+/// Milliseconds since 1970.
+fn millis(time: SystemTime) -> u64 {
+    let since_1970 = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What is told about the end of a run.
+fn exit_details(end: &End) -> [(String, String); 2] {
+    [("exit_code".to_owned(), end.code().to_string()), ("message".to_owned(), end.message())]
 }
 
 /// How a machine ended.

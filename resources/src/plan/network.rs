@@ -7,7 +7,12 @@ use crate::config::Code;
 use crate::config::host::HostConflict;
 
 /// Charges what the network devices of a VM may receive and send to its tenant, if that has a rate.
-pub(super) fn charge(sums: &mut Sums, entry: &Entry<'_>, _inputs: &Inputs<'_>, problems: &mut Problems) {
+pub(super) fn charge(
+    sums: &mut Sums,
+    entry: &Entry<'_>,
+    _inputs: &Inputs<'_>,
+    problems: &mut Problems,
+) {
     let Some(tenant) = &entry.guest.tenant else { return };
     let Some(accounts) = sums.tenants.get_mut(tenant).and_then(|sums| sums.network.as_mut()) else {
         return;
@@ -24,15 +29,30 @@ pub(super) fn charge(sums: &mut Sums, entry: &Entry<'_>, _inputs: &Inputs<'_>, p
             return problems.push(HostConflict::new(Code::RateMissing, key, message).of(name));
         }
     };
-    let key = entry.guest.vm.net.keys().next().map(|device| entry.guest.key(&format!("net.{device}.bandwidth")));
-    for (account, rate, does) in accounts.iter_mut().zip([receive, send]).zip(["receive", "send"]).map(|((a, r), d)| (a, r, d)) {
+    let key = entry
+        .guest
+        .vm
+        .net
+        .keys()
+        .next()
+        .map(|device| entry.guest.key(&format!("net.{device}.bandwidth")));
+    for (account, rate, does) in accounts
+        .iter_mut()
+        .zip([receive, send])
+        .zip(["receive", "send"])
+        .map(|((a, r), d)| (a, r, d))
+    {
         if !account.take(&label, rate) {
-            let message = format!("{label} may {does} {}, but tenant {tenant} has {} left",
-                Unit::Bandwidth.show(rate), Unit::Bandwidth.show(account.left));
-            let conflict = HostConflict::new(Code::TenantFull, key.clone().unwrap_or_default(), message)
-                .of(name)
-                .remedy(format!("raise tenant.{tenant}.bandwidth"))
-                .remedy("give its devices less");
+            let message = format!(
+                "{label} may {does} {}, but tenant {tenant} has {} left",
+                Unit::Bandwidth.show(rate),
+                Unit::Bandwidth.show(account.left)
+            );
+            let conflict =
+                HostConflict::new(Code::TenantFull, key.clone().unwrap_or_default(), message)
+                    .of(name)
+                    .remedy(format!("raise tenant.{tenant}.bandwidth"))
+                    .remedy("give its devices less");
             // Both directions are usually short together.
             return problems.push(account.refuse(rate, conflict));
         }

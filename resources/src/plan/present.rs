@@ -148,7 +148,13 @@ impl Present {
     /// What is booked once `plan`, made from `config` for `host` on top of this, has been carried out.
     /// `None` if it cannot be.
     #[must_use]
-    pub fn after(&self, plan: &Plan, config: &HostConfig, host: &Host, prune: bool) -> Option<Self> {
+    pub fn after(
+        &self,
+        plan: &Plan,
+        config: &HostConfig,
+        host: &Host,
+        prune: bool,
+    ) -> Option<Self> {
         if !plan.is_admitted() {
             return None;
         }

@@ -43,8 +43,12 @@ pub(super) fn divide(
     let several = cores.cores.iter().any(|core| core.free.len() > 1);
     let tenants = demands.values().filter(|&&demand| demand > 0).count();
     let apart = config.smt == Smt::PerTenant && several && tenants > 1;
-    let mut shared =
-        Shared { cpus, groups: BTreeMap::new(), demands, core_scheduling: apart && host.core_scheduling };
+    let mut shared = Shared {
+        cpus,
+        groups: BTreeMap::new(),
+        demands,
+        core_scheduling: apart && host.core_scheduling,
+    };
     if apart && !host.core_scheduling {
         divide_cores(roster, cores, &mut shared, problems);
     }

@@ -4,6 +4,7 @@
 //! a connection never holds more than one request and one response.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -16,9 +17,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::http::{self, Parsed, Request, Response};
 use super::problem::{Kind, Problem};
-use super::routes;
-use super::server::{Handled, Limits, Service};
-use crate::command::{Pending, Refusal};
+use super::server::{Awaited, Handled, Limits, Service};
+use super::stream::{Flow, Stream};
+use crate::command::Refusal;
 
 /// How much is read at once.
 const CHUNK: usize = 4096;
@@ -31,13 +32,27 @@ const MOST_DRAINED: usize = 1 << 20;
 enum State {
     /// A request.
     Reading,
-    /// The main loop's answer to one.
-    Waiting(Pending),
+    /// The main loop's answers to one.
+    Waiting(Awaited),
     /// The client, to take the response.
     Writing,
+    /// Either side, to go on.
+    Streaming(Streaming),
     /// The client, to close: its request was refused half-way. Closing at once would take the response
     /// away from it along with what it still sends.
     Draining(usize),
+}
+
+/// A response that goes on.
+#[derive(Debug)]
+struct Streaming {
+    stream: Box<dyn Stream>,
+    /// What comes after the output there is.
+    flow: Flow,
+    /// The output is the head of the response, and nothing of the stream's.
+    head: bool,
+    /// The client sends nothing any more.
+    deaf: bool,
 }
 
 /// Whether a connection goes on.
@@ -96,27 +111,43 @@ impl Connection {
 
     /// What of its socket it waits for.
     pub fn interest(&self) -> PollFlags {
-        match self.state {
+        match &self.state {
             State::Reading | State::Draining(_) => PollFlags::IN,
             // The end of the client is always told.
             State::Waiting(_) => PollFlags::empty(),
             State::Writing => PollFlags::OUT,
+            State::Streaming(streaming) => {
+                let heard = streaming.hears() && self.input.is_empty();
+                let input = if heard { PollFlags::IN } else { PollFlags::empty() };
+                let output = if self.has_output() { PollFlags::OUT } else { PollFlags::empty() };
+                input | output
+            }
         }
     }
 
-    /// When it needs a look even if nothing happens.
-    pub fn deadline(&self) -> Instant {
-        self.deadline
+    fn has_output(&self) -> bool {
+        self.sent < self.output.len()
     }
 
-    /// Whether it holds a request that came along with the one before.
+    /// When it needs a look even if nothing happens; never while a stream pauses.
+    pub fn deadline(&self) -> Option<Instant> {
+        let pauses = matches!(self.state, State::Streaming(_)) && !self.has_output();
+        (!pauses).then_some(self.deadline)
+    }
+
+    /// Whether there is something to do without waiting: a request that came along with the one before, or
+    /// more of a stream.
     pub fn has_work(&self) -> bool {
-        matches!(self.state, State::Reading) && self.input.len() >= self.needed
+        match &self.state {
+            State::Reading => self.input.len() >= self.needed,
+            State::Streaming(streaming) => streaming.flow == Flow::More && !self.has_output(),
+            _ => false,
+        }
     }
 
-    /// Whether it waits for the main loop.
+    /// Whether it may go on when the server is woken.
     pub fn is_waiting(&self) -> bool {
-        matches!(self.state, State::Waiting(_))
+        matches!(self.state, State::Waiting(_) | State::Streaming(_))
     }
 
     /// Whether it waits for a next request that has not begun.
@@ -126,7 +157,7 @@ impl Connection {
 
     /// Whether it has a response that the client has not taken.
     pub fn owes(&self) -> bool {
-        matches!(self.state, State::Waiting(_) | State::Writing)
+        matches!(self.state, State::Waiting(_) | State::Writing | State::Streaming(_))
     }
 
     /// Does what can be done now. `ready` is what poll(2) said of the socket.
@@ -138,25 +169,28 @@ impl Connection {
         wake: &Arc<EventFd>,
     ) -> Fate {
         let gone = ready.intersects(PollFlags::HUP | PollFlags::ERR);
-        if gone && matches!(self.state, State::Waiting(_)) {
+        if gone && self.is_waiting() {
+            self.hear_last_words();
             return Fate::Close;
         }
         loop {
             let next = match &mut self.state {
                 State::Reading => self.read(now, service, wake),
-                State::Waiting(pending) => match pending.take() {
-                    Some(reply) => {
-                        self.answer(reply, now);
+                State::Waiting(awaited) => match awaited.take() {
+                    Some(response) => {
+                        self.respond(&response, now);
                         Ok(None)
                     }
                     None if now >= self.deadline => {
                         let patience = self.limits.answer.as_secs();
-                        self.answer(Err(Refusal::Timeout(patience)), now);
+                        let problem = Problem::from(Refusal::Timeout(patience));
+                        self.respond(&problem.response(), now);
                         Ok(None)
                     }
                     None => Ok(Some(Fate::Keep)),
                 },
                 State::Writing => self.write(now),
+                State::Streaming(_) => self.stream(now),
                 State::Draining(_) => self.drain(now),
             };
             match next {
@@ -237,47 +271,119 @@ impl Connection {
         self.head_only = request.method == http::Method::Head;
         match service.handle(request, wake) {
             Ok(Handled::Now(response)) => self.respond(&response, now),
-            Ok(Handled::Later(pending)) => {
+            Ok(Handled::Later(awaited)) => {
                 self.deadline = now + self.limits.answer;
-                self.state = State::Waiting(pending);
+                self.state = State::Waiting(awaited);
+            }
+            Ok(Handled::Stream(response, stream)) => {
+                // It ends with the connection.
+                self.keep_alive = false;
+                self.put_out(response.encode_head(), now);
+                if !self.head_only {
+                    let (flow, head, deaf) = (Flow::More, true, false);
+                    self.state = State::Streaming(Streaming { stream, flow, head, deaf });
+                }
             }
             Err(problem) => self.respond(&problem.response(), now),
         }
     }
 
-    fn answer(&mut self, reply: crate::command::Reply, now: Instant) {
-        let response = match reply {
-            Ok(answer) => routes::response(&answer),
-            Err(refusal) => Problem::from(refusal).response(),
-        };
-        self.respond(&response, now);
+    fn respond(&mut self, response: &Response, now: Instant) {
+        self.put_out(response.encode(self.head_only, self.keep_alive), now);
     }
 
-    fn respond(&mut self, response: &Response, now: Instant) {
-        self.output = response.encode(self.head_only, self.keep_alive);
-        self.sent = 0;
+    fn put_out(&mut self, bytes: Vec<u8>, now: Instant) {
+        (self.output, self.sent) = (bytes, 0);
         self.deadline = now + self.limits.request;
         self.state = State::Writing;
     }
 
-    fn write(&mut self, now: Instant) -> rustix::io::Result<Option<Fate>> {
-        if self.sent < self.output.len() {
-            match self.send(&self.output[self.sent..]) {
-                Ok(count) => self.sent += count,
-                Err(Errno::AGAIN) if now >= self.deadline => return Ok(Some(Fate::Close)),
+    /// Sends what there is to send, as much as the socket takes; how much, and nothing once all is sent.
+    fn send_output(&mut self, now: Instant) -> rustix::io::Result<ControlFlow<Fate, usize>> {
+        if !self.has_output() {
+            return Ok(ControlFlow::Continue(0));
+        }
+        match self.send(&self.output[self.sent..]) {
+            Ok(count) => {
+                self.sent += count;
+                Ok(ControlFlow::Continue(count))
+            }
+            Err(Errno::AGAIN) if now >= self.deadline => Ok(ControlFlow::Break(Fate::Close)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Goes on with a stream: a chunk at a time, and a client has as long for each as for a response.
+    fn stream(&mut self, now: Instant) -> rustix::io::Result<Option<Fate>> {
+        self.hear()?;
+        match self.send_output(now)? {
+            ControlFlow::Break(fate) => return Ok(Some(fate)),
+            ControlFlow::Continue(0) => {}
+            ControlFlow::Continue(count) => {
+                if let State::Streaming(Streaming { stream, head: false, .. }) = &mut self.state {
+                    stream.taken(count);
+                }
+                // The others have their turn before the next chunk.
+                return Ok(if self.has_work() { Some(Fate::Keep) } else { None });
+            }
+        }
+        let State::Streaming(streaming) = &mut self.state else { return Ok(None) };
+        if streaming.flow == Flow::End {
+            return Ok(self.bid_farewell(now));
+        }
+        (self.output, self.sent, streaming.head) = (Vec::new(), 0, false);
+        streaming.flow = streaming.stream.next(&mut self.output);
+        self.deadline = now + self.limits.request;
+        Ok(match streaming.flow {
+            Flow::Lost => Some(Fate::Close),
+            Flow::Pause if self.output.is_empty() => Some(Fate::Keep),
+            _ => None,
+        })
+    }
+
+    /// Passes on what the client of a stream sends.
+    fn hear(&mut self) -> rustix::io::Result<()> {
+        let State::Streaming(streaming) = &mut self.state else { return Ok(()) };
+        if streaming.hears() && self.input.is_empty() {
+            self.input.resize(CHUNK, 0);
+            let received = recv(&self.socket, &mut self.input[..], RecvFlags::empty());
+            let count = received.as_ref().map_or(0, |received| received.0);
+            self.input.truncate(count);
+            match received {
+                Ok(_) => streaming.deaf = count == 0,
+                Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(error) => return Err(error),
             }
-            return Ok(None);
+        }
+        let count = streaming.stream.feed(&self.input).min(self.input.len());
+        self.input.drain(..count);
+        if self.input.is_empty() {
+            self.input = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Passes on what a client sent before it went away, as far as there is room for it.
+    fn hear_last_words(&mut self) {
+        while self.hear().is_ok() {
+            let State::Streaming(streaming) = &self.state else { return };
+            if !streaming.hears() || !self.input.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn write(&mut self, now: Instant) -> rustix::io::Result<Option<Fate>> {
+        match self.send_output(now)? {
+            ControlFlow::Break(fate) => return Ok(Some(fate)),
+            ControlFlow::Continue(0) => {}
+            ControlFlow::Continue(_) => return Ok(None),
         }
         // An idle connection holds no memory.
         (self.output, self.sent, self.served) = (Vec::new(), 0, true);
         self.head_only = false;
         if !self.keep_alive {
-            let _ = shutdown(&self.socket, Shutdown::Write);
-            self.input = Vec::new();
-            self.state = State::Draining(MOST_DRAINED);
-            self.deadline = now + self.limits.farewell;
-            return Ok(None);
+            return Ok(self.bid_farewell(now));
         }
         self.state = State::Reading;
         if self.input.is_empty() {
@@ -288,6 +394,15 @@ impl Connection {
         self.deadline = now + self.limits.request;
         // The others have their turn first.
         Ok(Some(Fate::Keep))
+    }
+
+    /// Sends nothing more, and waits for the client to have read everything.
+    fn bid_farewell(&mut self, now: Instant) -> Option<Fate> {
+        let _ = shutdown(&self.socket, Shutdown::Write);
+        (self.input, self.output, self.sent) = (Vec::new(), Vec::new(), 0);
+        self.state = State::Draining(MOST_DRAINED);
+        self.deadline = now + self.limits.farewell;
+        None
     }
 
     fn drain(&mut self, now: Instant) -> rustix::io::Result<Option<Fate>> {
@@ -304,6 +419,13 @@ impl Connection {
     /// A client that has gone is an error, not a signal.
     fn send(&self, bytes: &[u8]) -> rustix::io::Result<usize> {
         send(&self.socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+    }
+}
+
+impl Streaming {
+    /// Whether the client may have something to say.
+    fn hears(&self) -> bool {
+        self.stream.has_input() && !self.deaf
     }
 }
 

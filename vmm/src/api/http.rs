@@ -294,18 +294,32 @@ impl Response {
         Self { status, content_type: Some("application/json"), headers: Vec::new(), body }
     }
 
-    /// Its bytes; those of the head alone for an answer to HEAD.
-    pub fn encode(&self, head_only: bool, keep_alive: bool) -> Vec<u8> {
-        let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
+    /// The bytes of a head after which come bytes of any number, up to the connection's end.
+    pub fn encode_head(&self) -> Vec<u8> {
+        let mut head = self.first_fields();
+        let connection = if self.status == 101 { "Upgrade" } else { "close" };
         // Writing to a String does not fail.
+        let _ = write!(head, "Connection: {connection}\r\n\r\n");
+        head.into_bytes()
+    }
+
+    /// The status and what is said of the content, but not its length.
+    fn first_fields(&self) -> String {
+        let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         if let Some(content_type) = self.content_type {
             let _ = write!(head, "Content-Type: {content_type}\r\n");
         }
-        if self.status != 204 {
-            let _ = write!(head, "Content-Length: {}\r\n", self.body.len());
-        }
         for (name, value) in &self.headers {
             let _ = write!(head, "{name}: {value}\r\n");
+        }
+        head
+    }
+
+    /// Its bytes; those of the head alone for an answer to HEAD.
+    pub fn encode(&self, head_only: bool, keep_alive: bool) -> Vec<u8> {
+        let mut head = self.first_fields();
+        if self.status != 204 {
+            let _ = write!(head, "Content-Length: {}\r\n", self.body.len());
         }
         if !keep_alive {
             head.push_str("Connection: close\r\n");

@@ -8,9 +8,13 @@
 
 pub mod client;
 mod connection;
+pub mod events;
 pub mod http;
+pub mod openapi;
 pub mod problem;
+pub mod route;
 pub mod routes;
 pub mod server;
 pub mod socket;
+pub mod stream;
 pub mod types;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::super::problem::Kind;
 use super::*;
 
 fn request(method: Method, path: &str) -> Request {
@@ -17,7 +18,7 @@ fn request(method: Method, path: &str) -> Request {
 }
 
 fn found(method: Method, path: &str) -> Result<(&'static str, String), Problem> {
-    find(ROUTES, &request(method, path)).map(|(route, name)| (route.id, name))
+    route::find(ROUTES, &request(method, path)).map(|(route, name)| (route.id, name))
 }
 
 #[test]
@@ -57,10 +58,22 @@ fn other_paths_and_methods_are_refused_with_what_there_is() {
 
 #[test]
 fn queries_and_bodies_that_mean_nothing_are_refused() {
-    let with_query = Request { query: Some("x=1".into()), ..request(Method::Get, "/v1/vm") };
-    assert_eq!(find(ROUTES, &with_query).unwrap_err().kind, Kind::Malformed);
+    let (mailbox, _inbox) = Mailbox::new().unwrap();
+    let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+    let mut guest = Guest::new(mailbox, Events::default());
+    let mut refused = |path: &str, query: &str, word: &str| {
+        let request = Request { query: Some(query.into()), ..request(Method::Get, path) };
+        let problem = guest.handle(&request, &wake).unwrap_err();
+        assert_eq!(problem.kind, Kind::Malformed);
+        assert!(problem.detail.contains(word), "{problem:?}");
+    };
+    refused("/v1/vm", "x=1", "no query");
+    refused("/v1/events", "x=1", "takes follow");
+    refused("/v1/events", "follow=perhaps", "yes or no");
+    refused("/v1/events", "follow=no&follow=no", "twice");
+    refused("/v1/events", "follow=%f", "encoded");
     let with_body = Request { body: b"{}".to_vec(), ..request(Method::Post, "/v1/pause") };
-    assert_eq!(find(ROUTES, &with_body).unwrap_err().kind, Kind::Malformed);
+    assert_eq!(guest.handle(&with_body, &wake).unwrap_err().kind, Kind::Malformed);
 }
 
 #[test]
@@ -76,7 +89,7 @@ fn every_route_is_there_once() {
 fn changes_reach_the_main_loop_as_they_were_sent() {
     let (mailbox, inbox) = Mailbox::new().unwrap();
     let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
-    let mut guest = Guest::new(mailbox);
+    let mut guest = Guest::new(mailbox, Events::default());
     let mut change = |method, path: &str, body: &str| {
         let request = Request { body: body.into(), ..request(method, path) };
         guest.handle(&request, &wake).map(|_| inbox.take().unwrap().command)

@@ -4,6 +4,7 @@
 //! `connection`.
 
 use std::io;
+use std::mem;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,8 @@ use vmm_sys_util::eventfd::EventFd;
 use super::connection::{Connection, Fate, check_peer};
 use super::http::{Bounds, Request, Response};
 use super::problem::Problem;
-use crate::command::Pending;
+use super::stream::Stream;
+use crate::command::{Pending, Reply};
 use crate::descriptor::descriptor;
 
 /// Stack of the thread in bytes. JSON of a hostile client nests at most 128 deep (serde_json).
@@ -46,7 +48,32 @@ pub enum Handled {
     /// At once.
     Now(Response),
     /// When the main loop has answered.
-    Later(Pending),
+    Later(Awaited),
+    /// With a response whose body is the stream; its own is left out.
+    Stream(Response, Box<dyn Stream>),
+}
+
+/// A response that is made from answers of the main loop.
+#[derive(Debug)]
+pub struct Awaited {
+    pending: Vec<Pending>,
+    replies: Vec<Reply>,
+    respond: fn(Vec<Reply>) -> Response,
+}
+
+impl Awaited {
+    /// What `respond` makes of the replies to `pending`, in their order.
+    pub fn new(pending: Vec<Pending>, respond: fn(Vec<Reply>) -> Response) -> Self {
+        Self { pending, replies: Vec::new(), respond }
+    }
+
+    /// The response, once all replies are there.
+    pub(super) fn take(&mut self) -> Option<Response> {
+        while let Some(next) = self.pending.get(self.replies.len()) {
+            self.replies.push(next.take()?);
+        }
+        Some((self.respond)(mem::take(&mut self.replies)))
+    }
 }
 
 /// What clients can take of the server.
@@ -165,7 +192,7 @@ impl Serving {
         if self.connections.iter().any(Connection::has_work) {
             return Some(Duration::ZERO);
         }
-        let deadlines = self.connections.iter().map(Connection::deadline);
+        let deadlines = self.connections.iter().filter_map(Connection::deadline);
         let first = deadlines.chain(self.accept_again).min()?;
         Some(first.saturating_duration_since(Instant::now()))
     }
@@ -208,7 +235,8 @@ impl Serving {
             let ready = ready.get(at).copied().unwrap_or(connection.interest());
             at += 1;
             let due = connection.is_waiting() || connection.has_work();
-            let due = due || !ready.is_empty() || connection.deadline() <= now;
+            let due =
+                due || !ready.is_empty() || connection.deadline().is_some_and(|end| end <= now);
             !due || connection.step(ready, now, service, wake) == Fate::Keep
         });
     }

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
+use super::super::events::Events;
 use super::super::routes::Guest;
 use super::super::socket;
-use super::super::types::{ProblemDocument, RunState, Vm};
+use super::super::types::{Event, ProblemDocument, RunState, Vm};
 use super::*;
 use crate::command::{Answer, Command, Inbox, Mailbox, Refusal, Reply};
 
@@ -18,6 +19,7 @@ struct Fixture {
     stop: Arc<AtomicBool>,
     server: Option<Server>,
     path: PathBuf,
+    events: Events,
     _dir: TempDir,
 }
 
@@ -41,11 +43,12 @@ impl Fixture {
         let path = dir.path().join("api.sock");
         let (mailbox, inbox) = Mailbox::new().unwrap();
         let listener = socket::bind(&path).unwrap();
-        let server = Server::start(listener, Guest::new(mailbox), limits).unwrap();
+        let events = Events::default();
+        let server = Server::start(listener, Guest::new(mailbox, events.clone()), limits).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);
         let main = thread::spawn(move || main(inbox, &until));
-        Self { main: Some(main), stop, server: Some(server), path, _dir: dir }
+        Self { main: Some(main), stop, server: Some(server), path, events, _dir: dir }
     }
 
     fn connect(&self) -> UnixStream {
@@ -326,4 +329,84 @@ fn clients_that_vanish_leave_nothing_behind() {
         }
     }
     assert_eq!(response(&guest.say(&send("POST", "/v1/end", ""))).0, 204);
+}
+
+fn event(name: &str) -> Event {
+    Event { time: 1, event: name.into(), id: "1234".into(), name: "web".into(), ..Event::default() }
+}
+
+/// Reads until `text` has come.
+fn hear_until(stream: &mut UnixStream, text: &str) -> String {
+    let mut heard = Vec::new();
+    let mut buffer = [0; 4096];
+    while !String::from_utf8_lossy(&heard).contains(text) {
+        let count = stream.read(&mut buffer).unwrap();
+        assert_ne!(count, 0, "{:?}", String::from_utf8_lossy(&heard));
+        heard.extend_from_slice(&buffer[..count]);
+    }
+    String::from_utf8(heard).unwrap()
+}
+
+#[test]
+fn events_are_streamed_as_they_happen_up_to_the_end_of_the_guest() {
+    let guest = Fixture::new(short());
+    guest.events.publish(&event("started"));
+    let mut stream = guest.connect();
+    stream.write_all(get("/v1/events", "").as_bytes()).unwrap();
+    let head = hear_until(&mut stream, "started");
+    assert!(head.contains("Content-Type: application/x-ndjson\r\n"), "{head}");
+    assert!(head.contains("Connection: close\r\n") && !head.contains("Content-Length"), "{head}");
+    // Longer than any limit of a client that is to do something.
+    thread::sleep(Duration::from_millis(400));
+    guest.events.publish(&event("paused"));
+    assert!(hear_until(&mut stream, "\n").contains("paused"));
+    // Others are served meanwhile.
+    assert_eq!(response(&guest.say(&send("POST", "/v1/resume", ""))).0, 204);
+    guest.events.publish(&event("exited"));
+    guest.events.close();
+    assert!(hear(&mut stream).contains("exited"));
+}
+
+#[test]
+fn events_that_were_are_there_without_waiting() {
+    let guest = Fixture::new(Limits::default());
+    guest.events.publish(&event("started"));
+    let heard = guest.say(&get("/v1/events?follow=no", ""));
+    let lines: Vec<_> = response(&heard).1.lines().collect();
+    assert_eq!(serde_json::from_str::<Event>(lines[0]).unwrap(), event("started"));
+    assert_eq!(lines.len(), 1);
+    let head = guest.say(&get("/v1/events", "").replace("GET", "HEAD"));
+    assert!(head.ends_with("\r\n\r\n") && head.contains("ndjson"), "{head}");
+}
+
+#[test]
+fn a_listener_that_does_not_read_is_dropped() {
+    let guest = Fixture::new(short());
+    let mut stream = guest.connect();
+    stream.write_all(get("/v1/events", "").as_bytes()).unwrap();
+    hear_until(&mut stream, "\r\n\r\n");
+    let long = Event { name: "x".repeat(16 << 10), ..event("reset") };
+    // More than any socket holds, and no more at once than the list keeps.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(20) {
+        guest.events.publish(&long);
+        let mut buffer = [0; 1];
+        use std::os::fd::AsFd;
+        let mut fds = [PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::empty())];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 1_000_000 })).unwrap();
+        if fds[0].revents().contains(PollFlags::HUP) {
+            assert_eq!(stream.read(&mut buffer).unwrap(), 1, "what was sent is still there");
+            return;
+        }
+    }
+    panic!("the listener was kept");
+}
+
+#[test]
+fn the_interface_describes_itself() {
+    let guest = Fixture::new(Limits::default());
+    let heard = guest.say(&get("/v1/openapi.json", "Connection: close\r\n"));
+    let (status, body) = response(&heard);
+    let document: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!((status, &document["openapi"]), (200, &"3.1.0".into()));
 }

@@ -216,7 +216,7 @@ pub struct NetStatistics {
 }
 
 /// Something that happened to a guest, one line of JSON each.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// When, in milliseconds since 1970.
     pub time: u64,
@@ -226,6 +226,12 @@ pub struct Event {
     pub id: String,
     /// Its name then.
     pub name: String,
+    /// Id of the user whose process told of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// What the user noted about the guest; only in the journal of all guests.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// More about it, by kind of event.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub details: BTreeMap<String, String>,

@@ -1,7 +1,9 @@
 //! The journal: what happened to the guests of a host, one line of JSON an event.
 //!
-//! Whoever does something appends a line; readers follow the file. It is bounded: past
+//! Whoever does something appends a line; a [`Reader`] follows the file. It is bounded: past
 //! [`LIMIT`] bytes the file becomes `events.ndjson.1`, in place of the one before.
+
+mod reader;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -11,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+pub use self::reader::Reader;
 use super::guest::{Guest, now};
 use crate::api::types::Event;
 
@@ -34,6 +37,16 @@ impl Journal {
         &self.path
     }
 
+    /// Everything that is kept, from the oldest event on, and then what comes.
+    pub fn read(&self) -> Reader {
+        Reader::new(self.path.clone())
+    }
+
+    /// The file before the one at [`path`](Self::path).
+    fn before(path: &Path) -> PathBuf {
+        path.with_extension("ndjson.1")
+    }
+
     /// Notes that `event` happened to `guest`. What cannot be written is reported, and nothing else
     /// suffers from it.
     pub fn note(&self, guest: &Guest, event: &str, details: &[(&str, String)]) {
@@ -43,6 +56,8 @@ impl Journal {
             event: event.to_owned(),
             id: guest.id.to_string(),
             name: guest.name.to_string(),
+            uid: Some(rustix::process::geteuid().as_raw()),
+            labels: guest.labels.clone(),
             details: details.collect::<BTreeMap<_, _>>(),
         };
         if let Err(error) = self.append(&event) {
@@ -63,7 +78,7 @@ impl Journal {
             if file.metadata()?.len() < LIMIT {
                 return file.write_all(&line);
             }
-            fs::rename(&self.path, self.path.with_extension("ndjson.1"))?;
+            fs::rename(&self.path, Self::before(&self.path))?;
         }
     }
 

@@ -30,7 +30,7 @@ mod store;
 pub use folders::{Folders, NoFolder};
 pub use guest::{Guest, Restart, Wanted};
 pub use id::Id;
-pub use journal::Journal;
+pub use journal::{Journal, Reader as JournalReader};
 pub use record::{Ended, Record};
 pub use status::{State, Status};
 pub use store::{Entry, Error, New, Store};

@@ -114,14 +114,12 @@ fn guest(
     let (journal, noted) = (store.journal().clone(), guest.clone());
     let mut started = Some(started);
     let notify = move |notice: &Notice| {
-        let (event, letter, details) = match notice {
-            Notice::Started => ("started", Some(Letter::Running), None),
-            Notice::Reset => ("reset", None, None),
-            Notice::Paused => ("paused", Some(Letter::Paused), None),
-            Notice::Resumed => ("resumed", Some(Letter::Running), None),
-            Notice::PowerButton => ("power-button", None, None),
-            Notice::Updated(what) => ("updated", None, Some(("what", what.clone()))),
+        let letter = match notice {
+            Notice::Started | Notice::Resumed => Some(Letter::Running),
+            Notice::Paused => Some(Letter::Paused),
+            Notice::Reset | Notice::PowerButton | Notice::Updated(_) => None,
         };
+        let (event, details) = notice.words();
         if let Some(letter) = letter
             && let Err(error) = alive.say(letter)
         {

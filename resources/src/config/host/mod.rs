@@ -36,5 +36,6 @@ pub use share::{
     Restart, ShareSpec,
 };
 pub use spec::{
-    GuestSpec, HostSection, HostSpec, OnFull, OvercommitSpec, PoolSpec, ReserveSpec, Smt, TenantSpec,
+    GuestSpec, HostSection, HostSpec, OnFull, OvercommitSpec, PoolSpec, ReserveSpec, Smt,
+    TenantSpec,
 };

@@ -11,7 +11,8 @@ use super::{HOST_KEYS, HostSection, PoolSpec, SHARE_KEYS, ShareSpec, TenantSpec}
 /// The schema (JSON Schema, draft 2020-12) of `carve.toml`.
 #[must_use]
 pub fn json_schema() -> Value {
-    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let settings =
+        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let mut generator = settings.into_generator();
     let mut guest = of::<VmSpec>(&mut generator);
     let share = of::<ShareSpec>(&mut generator);

@@ -87,7 +87,8 @@ impl<'g> Claims<'g> {
     ) {
         if self.known.insert(key.clone()) {
             let message = format!("{what} of {} is taken by {other} already", guest.name);
-            self.conflicts.push(HostConflict::new(code, key, message).of(&guest.name).remedy(remedy));
+            self.conflicts
+                .push(HostConflict::new(code, key, message).of(&guest.name).remedy(remedy));
         }
     }
 }
