@@ -116,7 +116,8 @@ fn guest(
     let notify = move |notice: &Notice| {
         let (event, letter, details) = match notice {
             Notice::Started => ("started", Some(Letter::Running), None),
-            Notice::Reset => ("reset", None, None),
+            // One that was paused runs again.
+            Notice::Reset => ("reset", Some(Letter::Running), None),
             Notice::Paused => ("paused", Some(Letter::Paused), None),
             Notice::Resumed => ("resumed", Some(Letter::Running), None),
             Notice::PowerButton => ("power-button", None, None),
