@@ -191,16 +191,19 @@ extern "C" fn on_stop(signal: i32, _info: *mut libc::siginfo_t, _context: *mut l
     });
 }
 
-/// SIGCONT: back in the foreground the terminal is the guest's again.
+/// SIGCONT, while nobody has taken it over.
 extern "C" fn on_continue(_signal: i32, _info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    preserving_errno(|| {
-        if is_raw()
-            && in_foreground()
-            && let Some(saved) = SAVED.get()
-        {
-            let _ = apply(&saved.raw);
-        }
-    });
+    preserving_errno(continued);
+}
+
+/// Back in the foreground after a stop the terminal is the guest's again.
+pub fn continued() {
+    if is_raw()
+        && in_foreground()
+        && let Some(saved) = SAVED.get()
+    {
+        let _ = apply(&saved.raw);
+    }
 }
 
 /// Handlers interrupt code that is about to read `errno`.

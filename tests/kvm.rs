@@ -152,6 +152,22 @@ kvm_tests! {
         assert_eq!(guest.finish(SOON).expect(0).text(), "abq");
     }
 
+    fn a_stop_is_told_to_the_guest_wherever_it_hits() {
+        // Leaves KVM all the time.
+        let kernel = elf(payload::clock());
+        let mut guest = Running::start(&mut run(&kernel));
+        guest.send(b"t");
+        guest.wait_for("\n", SOON);
+        for round in 1..=8 {
+            guest.signal(libc::SIGSTOP);
+            std::thread::sleep(Duration::from_millis(700));
+            guest.signal(libc::SIGCONT);
+            guest.wait_for_count("S", round, SOON);
+        }
+        guest.send(b"q");
+        assert!(!guest.finish(SOON).expect(0).text().contains('B'));
+    }
+
     fn kicks_are_not_lost_however_early_they_come() {
         let kernel = elf(payload::spin());
         for delay in 0..40 {

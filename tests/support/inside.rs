@@ -162,7 +162,11 @@ fn run(
     };
     vmm::run(RunOptions {
         config: config::load(Some(&file), VmSpec::default()).unwrap(),
-        console: Console { input: Some(input.into()), output: Some(output.into()), escapes: false },
+        console: Console {
+            input: Some(input.into()),
+            output: Some(output.into()),
+            ..Console::default()
+        },
         kvm_device: PathBuf::from("/dev/kvm"),
         kernel_cache: None,
         start: Instant::now(),

@@ -17,6 +17,7 @@ use vmm_sys_util::timerfd::TimerFd;
 use crate::command::Inbox;
 use crate::console::input::Input;
 use crate::console::output::Output;
+use crate::kvm::stops;
 use crate::request::{Request, Requests};
 use crate::signals::{self, Signals};
 
@@ -115,8 +116,11 @@ impl MutEventSubscriber for SignalEvents {
     }
 
     fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
+        // It may be SIGCONT.
+        stops::note();
         while let Some(signal) = self.signals.take() {
             self.requests.push(match signal {
+                signals::CONTINUED => Request::Continued,
                 signals::WINDOW => Request::WindowResized,
                 signal => Request::Signal(signal),
             });

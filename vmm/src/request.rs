@@ -22,6 +22,8 @@ pub enum Request {
     Say(&'static str),
     /// The terminal's window may have another size.
     WindowResized,
+    /// The process goes on after a stop.
+    Continued,
     /// Some time has passed: look at what tells nothing by itself.
     Tick,
     /// A vCPU's loop has ended; see the machine for why.

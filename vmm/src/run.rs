@@ -237,6 +237,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         output,
         on_port,
         window,
+        on_continue: console.on_continue,
         resets: Resets::default(),
         control,
         happened,
@@ -265,6 +266,8 @@ struct Run<'a> {
     on_port: bool,
     /// The terminal, for its size, where it is the virtio console's.
     window: Option<OwnedFd>,
+    /// See [`Console::on_continue`].
+    on_continue: Option<fn()>,
     resets: Resets,
     control: Control,
     /// What the control interface tells.
@@ -331,6 +334,12 @@ impl Run<'_> {
                 }
                 Request::Tick => self.context.sources.follow_host(),
                 Request::WindowResized => self.resize_consoles(),
+                Request::Continued => {
+                    if let Some(on_continue) = self.on_continue {
+                        on_continue();
+                    }
+                    self.resize_consoles();
+                }
                 Request::VcpuEnded => {
                     while let Some(end) = machine.take_end() {
                         if let Some(end) = judge(end?, machine.panicked())? {

@@ -12,8 +12,11 @@ pub const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::S
 /// The terminal's window has another size; ignored by default.
 pub const WINDOW: i32 = libc::SIGWINCH;
 
+/// The process was stopped and goes on; ignored by default.
+pub const CONTINUED: i32 = libc::SIGCONT;
+
 /// While it lives, the signals in [`ENDING`] are queued here instead of ending the process, and
-/// [`WINDOW`] too; SIGXFSZ does nothing. Make it before any other thread, so that all inherit the mask.
+/// [`WINDOW`] and [`CONTINUED`] too; SIGXFSZ does nothing. Make it before any other thread, so that all inherit the mask.
 #[derive(Debug)]
 pub struct Signals {
     file: File,
@@ -33,7 +36,7 @@ impl Signals {
         // SAFETY: `set` is ours.
         unsafe { libc::sigemptyset(&raw mut set) };
         let ending = ENDING.into_iter().filter(|&signal| !is_ignored(signal));
-        for signal in ending.chain([WINDOW]) {
+        for signal in ending.chain([WINDOW, CONTINUED]) {
             // SAFETY: `set` is ours, the number valid.
             unsafe { libc::sigaddset(&raw mut set, signal) };
         }

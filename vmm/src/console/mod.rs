@@ -26,6 +26,9 @@ pub struct Console {
     pub output: Option<OwnedFd>,
     /// Whether the input is a terminal in raw mode, where Ctrl-A is the escape key.
     pub escapes: bool,
+    /// Called on the main thread when the process goes on after a stop (SIGCONT), whose signal is taken
+    /// over meanwhile.
+    pub on_continue: Option<fn()>,
 }
 
 /// The console for other threads.

@@ -115,9 +115,10 @@ fn guest(
     let mut started = Some(started);
     let notify = move |notice: &Notice| {
         let letter = match notice {
-            Notice::Started | Notice::Resumed => Some(Letter::Running),
+            // One that was paused and reset runs again.
+            Notice::Started | Notice::Resumed | Notice::Reset => Some(Letter::Running),
             Notice::Paused => Some(Letter::Paused),
-            Notice::Reset | Notice::PowerButton | Notice::Updated(_) => None,
+            Notice::PowerButton | Notice::Updated(_) => None,
         };
         let (event, details) = notice.words();
         if let Some(letter) = letter

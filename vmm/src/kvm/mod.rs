@@ -15,6 +15,7 @@ pub mod msr;
 mod pace;
 pub mod registers;
 pub mod routing;
+pub mod stops;
 pub mod system;
 pub mod tally;
 pub mod vcpu;

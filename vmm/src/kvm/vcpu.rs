@@ -17,6 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::crash::{self, Report};
 use super::gate::{Gate, Wish};
 use super::kick::Kickable;
+use super::stops::Stops;
 use super::tally::Tally;
 use super::{Error, failed};
 use crate::timings::Timings;
@@ -62,8 +63,10 @@ pub enum Ended {
 pub struct Vcpu {
     index: u32,
     fd: VcpuFd,
-    /// When it left the guest last.
+    /// When it was about to enter the guest, and when it had left it, the last time.
+    entered: Duration,
     left: Duration,
+    stops: Stops,
 }
 
 /// An exit takes as long only when the process is stopped meanwhile, or a device keeps the vCPU
@@ -89,7 +92,7 @@ enum Pending {
 impl Vcpu {
     /// Wraps a vCPU whose registers are set.
     pub fn new(index: u32, fd: VcpuFd) -> Self {
-        Self { index, fd, left: Duration::ZERO }
+        Self { index, fd, entered: Duration::ZERO, left: Duration::ZERO, stops: Stops::so_far() }
     }
 
     /// Runs until asked to stop or the guest ends. Call it on the vCPU's own thread.
@@ -97,6 +100,7 @@ impl Vcpu {
         let _running = tally.start();
         let kickable = Kickable::new(&mut self.fd);
         timings.first_entry.mark();
+        self.entered = coarse_time();
         loop {
             // Whoever stops us says so at the gate, then kicks. A kick is cleared before this look,
             // never after it, so one that arrives now makes the next KVM_RUN return at once.
@@ -112,15 +116,24 @@ impl Vcpu {
             tally.exited();
             timings.first_exit.mark();
             match step {
-                ControlFlow::Continue(Left::Served) => {}
+                ControlFlow::Continue(Left::Served) => self.look_for_stops(),
                 // Nothing but kicks and the process being stopped interrupts KVM_RUN.
                 ControlFlow::Continue(Left::Interrupted) if kickable.clear() => {}
                 ControlFlow::Continue(Left::Interrupted) => self.was_stopped(),
                 ControlFlow::Break(ended) => return ended,
             }
-            if coarse_time().saturating_sub(self.left) > LONG_EXIT {
+            self.entered = coarse_time();
+            if self.entered.saturating_sub(self.left) > LONG_EXIT {
                 self.was_stopped();
             }
+        }
+    }
+
+    /// A process that is stopped on its way out of KVM_RUN is not interrupted, and looks like a guest
+    /// that ran for long, which only the signal tells apart.
+    fn look_for_stops(&mut self) {
+        if self.left.saturating_sub(self.entered) > LONG_EXIT && self.stops.happened() {
+            self.was_stopped();
         }
     }
 
@@ -136,7 +149,7 @@ impl Vcpu {
             }
         }
         platform.gate.wait();
-        self.left = coarse_time();
+        (self.entered, self.left) = (coarse_time(), coarse_time());
         self.was_stopped();
         ControlFlow::Continue(())
     }
