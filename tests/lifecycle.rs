@@ -399,7 +399,8 @@ struct Random(u64);
 impl Random {
     fn below(&mut self, bound: usize) -> usize {
         // Knuth's MMIX generator; its high bits are good enough to choose verbs by.
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(self.0 >> 33).unwrap() % bound
     }
 }
@@ -413,7 +414,8 @@ fn a_thousand_random_verbs_with_killed_processes_in_between_do_what_a_model_does
     let mut random = Random(seed);
     let host = Host::new();
     let kernel = payload::elf(payload::spin());
-    let verbs = ["create", "run", "start", "stop", "kill", "restart", "pause", "unpause", "rm", "rm -f"];
+    let verbs =
+        ["create", "run", "start", "stop", "kill", "restart", "pause", "unpause", "rm", "rm -f"];
     let names = ["one", "two", "three"];
     let mut models = [Model::None; 3];
     for step in 0..1000 {
@@ -440,7 +442,8 @@ fn a_thousand_random_verbs_with_killed_processes_in_between_do_what_a_model_does
             verb => format!("{verb} {name}"),
         });
         let (after, succeeds) = model.after(verb);
-        let context = format!("CARVE_SEED={seed}, step {step}: {verb} {name}, which was {model:?}: {said:?}");
+        let context =
+            format!("CARVE_SEED={seed}, step {step}: {verb} {name}, which was {model:?}: {said:?}");
         assert_eq!(said.code == 0, succeeds, "{context}");
         assert_eq!(host.state(name), after.word(), "{context}");
         models[which] = after;

@@ -8,9 +8,13 @@ fn set(text: &str) -> CpuSet {
 
 #[test]
 fn lists_are_read_and_shown_as_linux_does() {
-    for (text, shown) in
-        [("", ""), ("0", "0"), ("3,1,2", "1-3"), ("0-1,1-2", "0-2"), ("0-63,65,8191", "0-63,65,8191")]
-    {
+    for (text, shown) in [
+        ("", ""),
+        ("0", "0"),
+        ("3,1,2", "1-3"),
+        ("0-1,1-2", "0-2"),
+        ("0-63,65,8191", "0-63,65,8191"),
+    ] {
         assert_eq!(set(text).to_string(), shown);
     }
     assert_eq!(set("0-3,8,10-11").len(), 7);

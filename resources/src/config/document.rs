@@ -140,7 +140,9 @@ impl Document {
         };
         let leaves = places.iter().filter(|(path, _)| !is_table(path));
         let text = |span: &Range<usize>| self.text.get(span.clone()).unwrap_or_default();
-        leaves.map(|(path, span)| (path.as_str(), text(span), self.location(span.clone()))).collect()
+        leaves
+            .map(|(path, span)| (path.as_str(), text(span), self.location(span.clone())))
+            .collect()
     }
 
     fn places(&self) -> &BTreeMap<String, Range<usize>> {

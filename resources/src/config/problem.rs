@@ -105,7 +105,11 @@ impl fmt::Display for Problem {
             write!(f, "\n{:gutter$} | {:skip$}{}", "", "", "^".repeat(*width), skip = column - 1)?;
         }
         if let Some(Shortage { asked, free, largest, held_by }) = shortage {
-            write!(f, "\n{:gutter$} = asked: {asked}; free: {free}; largest that fits: {largest}", "")?;
+            write!(
+                f,
+                "\n{:gutter$} = asked: {asked}; free: {free}; largest that fits: {largest}",
+                ""
+            )?;
             if !held_by.is_empty() {
                 write!(f, "\n{:gutter$} = held by: {}", "", held_by.join(", "))?;
             }

@@ -356,10 +356,8 @@ pub fn load(file: Option<&File>, flags: VmSpec) -> Result<VmConfig, Error> {
             let mut in_file = keys.iter().filter(|key| !sets(&from_flags, key));
             in_file.find_map(|key| file?.locate(key))
         };
-        let problems = conflicts
-            .iter()
-            .map(|conflict| conflict.problem(locate(conflict)))
-            .collect();
+        let problems =
+            conflicts.iter().map(|conflict| conflict.problem(locate(conflict))).collect();
         Error { problems }
     })
 }

@@ -142,7 +142,10 @@ impl Host {
             swap: meminfo(root, "SwapTotal").unwrap_or_default(),
             controllers: controllers.split_whitespace().map(str::to_owned).collect(),
             core_scheduling: core_scheduling(root),
-            file_systems: folders.iter().filter_map(|f| Some((f.clone(), file_system(root, f)?))).collect(),
+            file_systems: folders
+                .iter()
+                .filter_map(|f| Some((f.clone(), file_system(root, f)?)))
+                .collect(),
         })
     }
 
@@ -174,8 +177,12 @@ impl Host {
             if cpu.id > CpuSet::LAST || cpu.core > cpu.id {
                 return fail(format!("CPU {} has an impossible number or core", cpu.id));
             }
-            if !nodes.contains(&cpu.node) || *cores.entry(cpu.core).or_insert(cpu.node) != cpu.node {
-                return fail(format!("CPU {} is on a node that is not there, or not that of its core", cpu.id));
+            if !nodes.contains(&cpu.node) || *cores.entry(cpu.core).or_insert(cpu.node) != cpu.node
+            {
+                return fail(format!(
+                    "CPU {} is on a node that is not there, or not that of its core",
+                    cpu.id
+                ));
             }
         }
         Ok(host)
@@ -208,7 +215,8 @@ fn nodes(root: &Path, memory: Size) -> (Vec<Node>, BTreeMap<u32, u32>) {
     let folder = "sys/devices/system/node";
     let mut nodes = Vec::new();
     let mut node_of = BTreeMap::new();
-    let listed = read(root, &format!("{folder}/online")).and_then(|list| list.parse::<CpuSet>().ok());
+    let listed =
+        read(root, &format!("{folder}/online")).and_then(|list| list.parse::<CpuSet>().ok());
     for id in listed.iter().flat_map(CpuSet::iter) {
         let node = format!("{folder}/node{id}");
         let cpus = read(root, &format!("{node}/cpulist")).and_then(|list| list.parse().ok());
@@ -263,7 +271,8 @@ fn file_system(root: &Path, folder: &Path) -> Option<FileSystem> {
     // Major 0 is of file systems without one device behind them; `/sys/dev/block` knows the others,
     // and of a partition its disk, which alone has limits.
     let known = root.join(format!("sys/dev/block/{major}:{minor}"));
-    let disk = if known.join("partition").exists() { known.join("../dev") } else { known.join("dev") };
+    let disk =
+        if known.join("partition").exists() { known.join("../dev") } else { known.join("dev") };
     let disk = fs::read_to_string(disk).ok().filter(|_| major != 0);
     Some(FileSystem {
         size: Size::from_bytes(sizes.f_blocks.saturating_mul(sizes.f_frsize)),

@@ -77,7 +77,8 @@ impl Inventory {
             Some(matches!(nested.as_str(), "Y" | "1"))
         });
         Self {
-            cpus: read(root, "sys/devices/system/cpu/online").and_then(|list| Some(list.parse::<CpuSet>().ok()?.len())),
+            cpus: read(root, "sys/devices/system/cpu/online")
+                .and_then(|list| Some(list.parse::<CpuSet>().ok()?.len())),
             memory_total: meminfo(root, "MemTotal"),
             memory_available: meminfo(root, "MemAvailable"),
             cgroup: cgroup(root),

@@ -8,7 +8,7 @@ use super::cores::Cores;
 use super::sums::Sums;
 use super::{Account, Options, Present, plan};
 use crate::config::Name;
-use crate::config::host::{HostConfig, Guest};
+use crate::config::host::{Guest, HostConfig};
 use crate::inventory::Host;
 use crate::{Size, Thousandths};
 
@@ -103,7 +103,11 @@ pub(super) fn of(config: &HostConfig, host: &Host, cores: &Cores, sums: &Sums) -
         memory: Amounts::of(&sums.memory, kept),
         vcpus: amounts(&sums.vcpus),
         hugepages: sums.hugepages.iter().map(|(page, account)| (*page, amounts(account))).collect(),
-        pools: sums.pools.iter().map(|(name, pool)| (name.clone(), amounts(&pool.storage))).collect(),
+        pools: sums
+            .pools
+            .iter()
+            .map(|(name, pool)| (name.clone(), amounts(&pool.storage)))
+            .collect(),
         tenants: tenants.collect(),
         largest: Largest {
             memory: sums.memory.left.min(sums.ordinary.left).min(sums.limits.left),

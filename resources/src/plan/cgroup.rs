@@ -105,9 +105,8 @@ impl Cgroup {
             write("cpuset.cpus.partition".into(), "root".into());
         }
         write("cpu.weight".into(), self.weight.to_string());
-        let quota = self.cpu_max.map_or("max".to_owned(), |max| {
-            max.of(PERIOD).max(1000).to_string()
-        });
+        let quota =
+            self.cpu_max.map_or("max".to_owned(), |max| max.of(PERIOD).max(1000).to_string());
         write("cpu.max".into(), format!("{quota} {PERIOD}"));
         write("memory.min".into(), self.memory_min.bytes().to_string());
         write("memory.max".into(), self.memory_max.bytes().to_string());
@@ -117,9 +116,13 @@ impl Cgroup {
             write(format!("hugetlb.{page}.max"), max.bytes().to_string());
         }
         for IoMax { device, operations, bandwidth } in &self.io {
-            let number = |limit: &Option<u64>| limit.map_or("max".to_owned(), |limit| limit.to_string());
+            let number =
+                |limit: &Option<u64>| limit.map_or("max".to_owned(), |limit| limit.to_string());
             let (iops, bps) = (number(operations), number(bandwidth));
-            write("io.max".into(), format!("{device} rbps={bps} wbps={bps} riops={iops} wiops={iops}"));
+            write(
+                "io.max".into(),
+                format!("{device} rbps={bps} wbps={bps} riops={iops} wiops={iops}"),
+            );
         }
         files
     }
@@ -152,7 +155,8 @@ pub(super) fn allocations(
         let unenforced = missing_controllers(entry, host, config, problems);
         let Some(cpus) = entry.cpus.clone() else { continue };
         // A tenant that is no longer defined reserves nothing.
-        let tenant = entry.guest.tenant.clone().filter(|tenant| config.tenants.contains_key(tenant));
+        let tenant =
+            entry.guest.tenant.clone().filter(|tenant| config.tenants.contains_key(tenant));
         let is_shared = cpus.dedicated().is_none();
         let cpus = match cpus {
             HostCpus::Shared { min, max, .. } => {
@@ -196,18 +200,23 @@ fn missing_controllers(
         ("hugetlb", entry.memory.hugepages.is_some()),
         ("io", !io_max(entry, host, config).is_empty()),
     ];
-    let missing = limits.into_iter().filter(|(name, needed)| *needed && !host.controllers.contains(*name));
+    let missing =
+        limits.into_iter().filter(|(name, needed)| *needed && !host.controllers.contains(*name));
     let missing: BTreeSet<&'static str> = missing.map(|(name, _)| name).collect();
     if !missing.is_empty() && entry.in_file && entry.guest.enforce == Enforce::Strict {
         let names: Vec<_> = missing.iter().copied().collect();
         let message = format!(
             "limits of {} cannot be enforced: the host's control groups lack {}",
-            entry.label(), names.join(", ")
+            entry.label(),
+            names.join(", ")
         );
-        let conflict = HostConflict::new(Code::ControllerMissing, entry.guest.key("enforce"), message)
-            .of(entry.name())
-            .remedy("boot with control groups of version 2 and these controllers; see carve doctor")
-            .remedy("enforce = \"best-effort\", to run without these limits");
+        let conflict =
+            HostConflict::new(Code::ControllerMissing, entry.guest.key("enforce"), message)
+                .of(entry.name())
+                .remedy(
+                    "boot with control groups of version 2 and these controllers; see carve doctor",
+                )
+                .remedy("enforce = \"best-effort\", to run without these limits");
         problems.push(conflict);
     }
     missing
@@ -268,7 +277,8 @@ impl Tree<'_> {
             cpu_max: None,
             memory_min: Size::from_bytes(min.min(bound)),
             memory_max: Size::from_bytes(bound),
-            hugetlb: self.hugetlb(|page| Some(page.bytes().saturating_mul(self.host.huge_pages(page)))),
+            hugetlb: self
+                .hugetlb(|page| Some(page.bytes().saturating_mul(self.host.huge_pages(page)))),
             io: Vec::new(),
             unenforced: self.missing(),
         }
@@ -282,7 +292,8 @@ impl Tree<'_> {
         };
         let dedicated = of_tenant().filter_map(|allocation| allocation.cpus.dedicated());
         let cpus = dedicated.fold(self.shared.of(Some(name)).clone(), |all, cpus| all.union(cpus));
-        let huge = of_tenant().fold(0u64, |sum, allocation| sum.saturating_add(allocation.memory.huge()));
+        let huge =
+            of_tenant().fold(0u64, |sum, allocation| sum.saturating_add(allocation.memory.huge()));
         let limit = self.config.overcommit_memory.of(memory);
         let demand = self.shared.demands.get(&Some(name.clone())).copied().unwrap_or(0);
         let of_page = |page: Size| {
@@ -350,7 +361,8 @@ impl Tree<'_> {
 
 /// `part` of `all` as a weight.
 fn weight(part: u64, all: u64) -> u64 {
-    let scaled = (u128::from(part) * u128::from(HEAVIEST) + u128::from(all / 2)) / u128::from(all.max(1));
+    let scaled =
+        (u128::from(part) * u128::from(HEAVIEST) + u128::from(all / 2)) / u128::from(all.max(1));
     u64::try_from(scaled).unwrap_or(HEAVIEST).clamp(1, HEAVIEST)
 }
 

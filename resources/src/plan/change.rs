@@ -83,10 +83,11 @@ pub(super) fn check(config: &HostConfig, present: &Present, problems: &mut Probl
         let Some(guest) = config.guests.get(name) else { continue };
         if booking.origin == Origin::Command {
             let message = format!("{name} is the name of a guest that a command started");
-            let conflict = HostConflict::new(Code::NameTaken, format!("vm.{}", guest.section), message)
-                .of(name)
-                .remedy(format!("remove that guest: carve rm {name}"))
-                .remedy("rename one of the two: carve rename");
+            let conflict =
+                HostConflict::new(Code::NameTaken, format!("vm.{}", guest.section), message)
+                    .of(name)
+                    .remedy(format!("remove that guest: carve rm {name}"))
+                    .remedy("rename one of the two: carve rename");
             problems.push(conflict);
             continue;
         }
@@ -95,10 +96,18 @@ pub(super) fn check(config: &HostConfig, present: &Present, problems: &mut Probl
             let pools = was.volume.as_ref().zip(is.volume.as_ref());
             let Some((_, volume)) = pools.filter(|(was, is)| was.pool == is.pool) else { continue };
             if was.path != is.path {
-                let message = format!("pool {} moves away from under {name}, whose disk {disk} is open in {}", volume.pool, was.path.display());
-                let conflict = HostConflict::new(Code::LiveChange, format!("pool.{}.path", volume.pool), message)
-                    .of(name)
-                    .remedy("stop its VMs, move the files, then change the path");
+                let message = format!(
+                    "pool {} moves away from under {name}, whose disk {disk} is open in {}",
+                    volume.pool,
+                    was.path.display()
+                );
+                let conflict = HostConflict::new(
+                    Code::LiveChange,
+                    format!("pool.{}.path", volume.pool),
+                    message,
+                )
+                .of(name)
+                .remedy("stop its VMs, move the files, then change the path");
                 problems.push(conflict);
             }
         }
@@ -117,7 +126,10 @@ pub(super) fn actions(
     let mut refused: BTreeMap<&Name, Vec<String>> = BTreeMap::new();
     for conflict in conflicts {
         for vm in &conflict.vms {
-            refused.entry(vm).or_default().push(conflict.code.to_string());
+            let codes = refused.entry(vm).or_default();
+            if !codes.contains(&conflict.code.to_string()) {
+                codes.push(conflict.code.to_string());
+            }
         }
     }
     let groups: BTreeMap<&Name, &Cgroup> = cgroups
@@ -163,7 +175,8 @@ fn step(
     let guest = entry.guest;
     let Some(booking) = entry.booking else {
         let stopped = guest.state == PowerState::Stopped;
-        let reasons = if stopped { vec!["new, and not to run".to_owned()] } else { vec!["new".to_owned()] };
+        let reasons =
+            if stopped { vec!["new, and not to run".to_owned()] } else { vec!["new".to_owned()] };
         return Some((ActionKind::Create, reasons));
     };
     let (mut takes, mut reasons) = difference(&booking.guest, guest);
@@ -250,11 +263,20 @@ fn collect(value: &Value, path: String, leaves: &mut BTreeMap<String, Value>) {
 fn of_key(key: &str) -> Takes {
     let parts: Vec<&str> = key.split('.').collect();
     match parts.as_slice() {
-        ["restart" | "after" | "labels" | "ready" | "enforce", ..] | ["cpu", "shared", _] => Takes::Nothing,
+        ["restart" | "after" | "labels" | "ready" | "enforce", ..] | ["cpu", "shared", _] => {
+            Takes::Nothing
+        }
         ["vm", "memory", "min"] | ["vm", "balloon", "target"] => Takes::Nothing,
         // Growing only: shrinking has been refused.
-        ["vm", "disk", _, "size" | "iops" | "iops_burst" | "bandwidth" | "bandwidth_burst"] => Takes::Nothing,
-        ["vm", "net", _, "rx_bandwidth" | "rx_packets" | "tx_bandwidth" | "tx_packets" | "link"] => Takes::Nothing,
+        ["vm", "disk", _, "size" | "iops" | "iops_burst" | "bandwidth" | "bandwidth_burst"] => {
+            Takes::Nothing
+        }
+        [
+            "vm",
+            "net",
+            _,
+            "rx_bandwidth" | "rx_packets" | "tx_bandwidth" | "tx_packets" | "link",
+        ] => Takes::Nothing,
         ["vm", "disk", _, "pool" | "image"] => Takes::Recreate,
         _ => Takes::Restart,
     }

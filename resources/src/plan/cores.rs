@@ -59,12 +59,16 @@ impl Cores {
     pub fn check(&self, config: &HostConfig, host: &Host, problems: &mut Problems) {
         let missing = config.reserved_cpus.difference(&self.online);
         if !missing.is_empty() {
-            let what = if missing.is_disjoint(&host.offline) { "not CPUs of this host" } else { "offline" };
-            let message = format!("host.reserve.cpus has {missing}, but these are {what}; online are {}", self.online);
+            let what = if missing.is_disjoint(&host.offline) { "not there" } else { "offline" };
+            let message = format!(
+                "host.reserve.cpus has CPUs that are {what}: {missing}; online are {}",
+                self.online
+            );
             let conflict = HostConflict::new(Code::CpuOffline, "host.reserve.cpus", message);
             problems.push(conflict.remedy("reserve CPUs that are online"));
         }
-        let halves = self.cores.iter().filter(|core| !core.usable.is_empty() && core.usable != core.online);
+        let halves =
+            self.cores.iter().filter(|core| !core.usable.is_empty() && core.usable != core.online);
         let rest: CpuSet = halves.flat_map(|core| core.usable.iter().collect::<Vec<_>>()).collect();
         if self.whole && !rest.is_empty() {
             problems.notes.push(format!(
@@ -104,7 +108,8 @@ impl Cores {
         if self.whole {
             return picked;
         }
-        let mut parts: Vec<&Core> = on_node().filter(|core| core.free.is_disjoint(&picked)).collect();
+        let mut parts: Vec<&Core> =
+            on_node().filter(|core| core.free.is_disjoint(&picked)).collect();
         parts.sort_by_key(|core| (core.free.len(), core.id));
         for core in parts {
             let missing = need.saturating_sub(picked.len());

@@ -16,7 +16,12 @@ use crate::inventory::Host;
 use crate::{CpuSet, Thousandths};
 
 /// Gives CPUs to every dedicated VM of `roster`, and its share to every other.
-pub(super) fn place(roster: &mut Roster<'_>, cores: &mut Cores, host: &Host, problems: &mut Problems) {
+pub(super) fn place(
+    roster: &mut Roster<'_>,
+    cores: &mut Cores,
+    host: &Host,
+    problems: &mut Problems,
+) {
     let mut placer = Placer {
         cores,
         owners: HashMap::new(),
@@ -98,7 +103,8 @@ impl<'a> Placer<'_, 'a> {
                 let own = pins.contains(&cpu) || workers.contains(cpu);
                 self.owners.insert(cpu, (entry.name(), own));
             }
-            let memory = (entry.memory.floor() + entry.memory.huge()) / u64::from(nodes.len().max(1));
+            let memory =
+                (entry.memory.floor() + entry.memory.huge()) / u64::from(nodes.len().max(1));
             for node in nodes.iter() {
                 let left = self.memory.entry(node).or_default();
                 *left = left.saturating_sub(memory);
@@ -118,25 +124,45 @@ impl<'a> Placer<'_, 'a> {
         let free = self.cores.shared();
         let conflict = if !cpus.is_subset(&self.cores.online) {
             let gone = cpus.difference(&self.cores.online);
-            let message = format!("{} has CPUs {cpus} for itself, but {gone} went offline", entry.label());
+            let message = format!(
+                "{} has CPUs {cpus} for itself, of which {gone} went offline",
+                entry.label()
+            );
             refusal(Code::HostShrank, entry, "cpu", message)
-                .remedy(format!("bring CPU {gone} online again"))
+                .remedy(format!("bring CPUs online again: {gone}"))
                 .remedy(format!("stop {}; it gets others when it is started again", entry.name()))
         } else if !cpus.is_subset(&self.cores.usable) {
             let taken = cpus.difference(&self.cores.usable);
-            let message = format!("CPUs {taken} are to be kept for the host, but {} has them for itself and runs", entry.label());
-            HostConflict { keys: vec!["host.reserve.cpus".into()], ..refusal(Code::CpuReserved, entry, "cpu", message) }
-                .remedy("reserve other CPUs")
-                .remedy(format!("stop {}; it gets others when it is started again", entry.name()))
+            let message = format!(
+                "CPUs {taken} are to be kept for the host, but {} has them for itself and runs",
+                entry.label()
+            );
+            HostConflict {
+                keys: vec!["host.reserve.cpus".into()],
+                ..refusal(Code::CpuReserved, entry, "cpu", message)
+            }
+            .remedy("reserve other CPUs")
+            .remedy(format!("stop {}; it gets others when it is started again", entry.name()))
         } else if !cpus.is_subset(&free) {
             let taken = cpus.difference(&free);
-            let owner = taken.iter().find_map(|cpu| self.owners.get(&cpu)).map_or("another VM", |(name, _)| name);
-            let message = format!("{} has CPUs {taken} for itself, but so has {owner}", entry.label());
-            refusal(Code::PinOverlap, entry, "cpu", message).remedy(format!("restart {}", entry.name()))
+            let owner = taken
+                .iter()
+                .find_map(|cpu| self.owners.get(&cpu))
+                .map_or("another VM", |(name, _)| name);
+            let message =
+                format!("{} has CPUs {taken} for itself, but so has {owner}", entry.label());
+            refusal(Code::PinOverlap, entry, "cpu", message)
+                .remedy(format!("restart {}", entry.name()))
         } else if self.cores.filled_up(cpus) != *cpus {
-            let message = format!("smt = \"per-tenant\" gives whole cores, but {} runs on parts of some: CPUs {cpus}", entry.label());
-            HostConflict { keys: vec!["host.smt".into(), "vm".into()], ..refusal(Code::LiveChange, entry, "cpu", message) }
-                .remedy(format!("stop {} first", entry.name()))
+            let message = format!(
+                "smt = \"per-tenant\" gives whole cores, but {} runs on parts of some: CPUs {cpus}",
+                entry.label()
+            );
+            HostConflict {
+                keys: vec!["host.smt".into(), "vm".into()],
+                ..refusal(Code::LiveChange, entry, "cpu", message)
+            }
+            .remedy(format!("stop {} first", entry.name()))
         } else {
             return Kept::As(booking.cpus.clone());
         };
@@ -153,7 +179,13 @@ impl<'a> Placer<'_, 'a> {
         }
     }
 
-    fn dedicated(&self, entry: &Entry<'_>, cpus: CpuSet, order: &[u32], placed: Placed) -> HostCpus {
+    fn dedicated(
+        &self,
+        entry: &Entry<'_>,
+        cpus: CpuSet,
+        order: &[u32],
+        placed: Placed,
+    ) -> HostCpus {
         let vcpus = entry.guest.vm.vcpus as usize;
         let pins: Vec<u32> = order.iter().copied().take(vcpus).collect();
         let workers = match entry.guest.cpu {
@@ -168,21 +200,31 @@ impl<'a> Placer<'_, 'a> {
 
     fn pinned(&self, entry: &Entry<'_>, need: &Need<'_>, pins: &CpuSet) -> Found {
         let label = entry.label();
-        let conflict = |code, message: String| Err(Box::new(refusal(code, entry, "cpu.pins", message)));
+        let conflict =
+            |code, message: String| Err(Box::new(refusal(code, entry, "cpu.pins", message)));
         let missing = pins.difference(&self.cores.online);
         if !missing.is_empty() {
-            let message = format!("{label} is pinned to CPUs {missing}, which are not online; online are {}", self.cores.online);
+            let message = format!(
+                "{label} is pinned to CPUs that are not online: {missing}; online are {}",
+                self.cores.online
+            );
             return conflict(Code::CpuOffline, message);
         }
         let reserved = pins.difference(&self.cores.usable);
         if !reserved.is_empty() {
-            let message = format!("{label} is pinned to CPUs {reserved}, which are kept for the host; choose others, or change host.reserve.cpus");
+            let message = format!(
+                "{label} is pinned to CPUs that are kept for the host: {reserved}; choose \
+                 others, or change host.reserve.cpus"
+            );
             return conflict(Code::CpuReserved, message);
         }
         if let Some(node) = need.numa {
             let nodes = self.cores.nodes_of(pins);
             if nodes != std::iter::once(node).collect() {
-                let message = format!("{label} is to be on NUMA node {node}, but its pins are on {nodes}; leave out one of the two");
+                let message = format!(
+                    "{label} is to be on NUMA node {node}, but its pins are on {nodes}; leave \
+                     out one of the two"
+                );
                 return conflict(Code::NumaFit, message);
             }
         }
@@ -191,10 +233,22 @@ impl<'a> Placer<'_, 'a> {
         if let Some(cpu) = whole.difference(&free).iter().next() {
             let message = match self.owners.get(&cpu) {
                 Some((owner, true)) if pins.contains(cpu) => {
-                    return conflict(Code::PinOverlap, format!("{label} is pinned to CPU {cpu}, which {owner} has for itself; choose another, or unpin one of the two"));
+                    return conflict(
+                        Code::PinOverlap,
+                        format!(
+                            "{label} is pinned to CPU {cpu}, which {owner} has for itself; \
+                             choose another, or unpin one of the two"
+                        ),
+                    );
                 }
-                Some((owner, _)) => format!("{label} is pinned to CPUs {pins}, but core {whole} serves {owner} by its sibling {cpu}; choose a core of its own, or smt = \"shared\""),
-                None => format!("{label} is pinned to CPUs {pins}, but their sibling {cpu} is kept for the host; reserve whole cores, choose others, or smt = \"shared\""),
+                Some((owner, _)) => format!(
+                    "{label} is pinned to CPUs {pins}, but core {whole} serves {owner} by its \
+                     sibling {cpu}; choose a core of its own, or smt = \"shared\""
+                ),
+                None => format!(
+                    "{label} is pinned to CPUs {pins}, but their sibling {cpu} is kept for the \
+                     host; reserve whole cores, choose others, or smt = \"shared\""
+                ),
             };
             return conflict(Code::SmtSibling, message);
         }
@@ -210,12 +264,20 @@ impl<'a> Placer<'_, 'a> {
         }
         let label = entry.label();
         let message = if self.cores.nodes().contains(&node) {
-            format!("{label} needs {} CPUs of its own on NUMA node {node}, but {} are free there", need.count, cpus.len())
+            format!(
+                "{label} needs {} CPUs of its own, more than NUMA node {node} has free",
+                need.count
+            )
         } else {
             format!("{label} is to be on NUMA node {node}, which has no CPU of this host")
         };
-        let on_node: CpuSet = self.cores.cores.iter().filter(|core| core.node == node)
-            .flat_map(|core| core.usable.iter().collect::<Vec<_>>()).collect();
+        let on_node: CpuSet = self
+            .cores
+            .cores
+            .iter()
+            .filter(|core| core.node == node)
+            .flat_map(|core| core.usable.iter().collect::<Vec<_>>())
+            .collect();
         let conflict = refusal(Code::NumaFit, entry, "numa", message)
             .remedy("leave numa out: it may then be on several nodes");
         Err(Box::new(self.account(&on_node, cpus.len()).refuse(thousand(need.count), conflict)))
@@ -223,7 +285,11 @@ impl<'a> Placer<'_, 'a> {
 
     fn anywhere(&self, entry: &Entry<'_>, need: &Need<'_>) -> Found {
         let memory = entry.memory.floor() + entry.memory.huge();
-        let on_one = self.cores.nodes().into_iter().filter(|&node| self.cores.free(Some(node)) >= need.count);
+        let on_one = self
+            .cores
+            .nodes()
+            .into_iter()
+            .filter(|&node| self.cores.free(Some(node)) >= need.count);
         let best = on_one.min_by_key(|node| {
             let has_memory = self.memory.get(node).is_some_and(|&left| left >= memory);
             (!has_memory, self.cores.free(Some(*node)), *node)
@@ -245,8 +311,13 @@ impl<'a> Placer<'_, 'a> {
             return Ok(self.dedicated(entry, cpus, &order, Placed::Spread));
         }
         let free = self.cores.free(None);
-        let cores = if self.cores.whole { " by whole cores" } else { "" };
-        let message = format!("{} needs {} CPUs of its own, but {free} are free{cores}", entry.label(), need.count);
+        let several = self.cores.cores.iter().any(|core| core.online.len() > 1);
+        let cores = if self.cores.whole && several { " by whole cores" } else { "" };
+        let message = format!(
+            "{} needs {} CPUs of its own, more than the {free} that are free{cores}",
+            entry.label(),
+            need.count
+        );
         let conflict = refusal(Code::CpuFull, entry, "vcpus", message)
             .remedy(format!("give it at most {free} vCPUs and workers"))
             .remedy("share CPUs: cpu = { min = …, max = … }");

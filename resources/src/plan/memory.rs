@@ -4,8 +4,8 @@ use super::roster::Entry;
 use super::sums::{Inputs, Sums};
 use super::{Account, Problems, Unit};
 use crate::Size;
-use crate::config::host::HostConflict;
 use crate::config::Code;
+use crate::config::host::HostConflict;
 
 /// The memory that can be given to VMs.
 pub(super) struct Budget {
@@ -17,15 +17,24 @@ pub(super) struct Budget {
 
 impl Budget {
     pub fn of(inputs: &Inputs<'_>, problems: &mut Problems) -> Self {
-        let (memory, reserved) = (inputs.host.memory.bytes(), inputs.config.reserved_memory.bytes());
+        let (memory, reserved) =
+            (inputs.host.memory.bytes(), inputs.config.reserved_memory.bytes());
         let huge = inputs.host.huge_memory().bytes();
         let ordinary = memory.saturating_sub(huge).checked_sub(reserved);
         if ordinary.is_none() {
             let account = Account::new(Unit::Bytes, memory.saturating_sub(huge));
-            let huge = if huge > 0 { format!(", {} of it in huge pages", Unit::Bytes.show(huge)) } else { String::new() };
-            let message = format!("host.reserve.memory is {}, but the host has {}{huge}",
-                Unit::Bytes.show(reserved), Unit::Bytes.show(memory));
-            let conflict = HostConflict::new(Code::MemoryFull, "host.reserve.memory", message).remedy("reserve less");
+            let huge = if huge > 0 {
+                format!(", {} of it in huge pages", Unit::Bytes.show(huge))
+            } else {
+                String::new()
+            };
+            let message = format!(
+                "host.reserve.memory is {}, but the host has {}{huge}",
+                Unit::Bytes.show(reserved),
+                Unit::Bytes.show(memory)
+            );
+            let conflict = HostConflict::new(Code::MemoryFull, "host.reserve.memory", message)
+                .remedy("reserve less");
             problems.push(account.refuse(reserved, conflict));
         }
         Self { all: memory.saturating_sub(reserved), ordinary: ordinary.unwrap_or(0) }
@@ -33,51 +42,77 @@ impl Budget {
 }
 
 /// Charges the memory of a VM. Of several things in its way the first is told.
-pub(super) fn charge(sums: &mut Sums, entry: &Entry<'_>, inputs: &Inputs<'_>, problems: &mut Problems) {
+pub(super) fn charge(
+    sums: &mut Sums,
+    entry: &Entry<'_>,
+    inputs: &Inputs<'_>,
+    problems: &mut Problems,
+) {
     let memory = &entry.memory;
     let charged = memory.floor().saturating_add(memory.huge());
     let limit = memory.limit().saturating_add(memory.huge());
     let label = entry.label();
     let name = entry.name();
-    if memory.min < memory.size && inputs.host.swap.bytes() == 0 && entry.guest.vm.balloon.is_none() {
+    if memory.min < memory.size && inputs.host.swap.bytes() == 0 && entry.guest.vm.balloon.is_none()
+    {
         let message = format!(
-            "memory.min of {label} is {}, but of its {} nothing can be taken back: the host has no swap, the VM no balloon",
+            "memory.min of {label} is {}, but of its {} nothing can be taken back: the host has \
+             no swap, the VM no balloon",
             memory.min, memory.size
         );
-        let conflict = HostConflict::new(Code::ReclaimMissing, entry.guest.key("memory.min"), message)
-            .of(name)
-            .remedy("give it a balloon: balloon = {}")
-            .remedy("leave memory.min out");
+        let conflict =
+            HostConflict::new(Code::ReclaimMissing, entry.guest.key("memory.min"), message)
+                .of(name)
+                .remedy("give it a balloon: balloon = {}")
+                .remedy("leave memory.min out");
         problems.push(conflict);
     }
     let what = || {
-        format!("{label} needs {} ({} and {} for its VMM)", Unit::Bytes.show(charged),
-            Unit::Bytes.show(charged - memory.overhead.bytes()), Unit::Bytes.show(memory.overhead.bytes()))
+        format!(
+            "{label} needs {} ({} and {} for its VMM)",
+            Unit::Bytes.show(charged),
+            Unit::Bytes.show(charged - memory.overhead.bytes()),
+            Unit::Bytes.show(memory.overhead.bytes())
+        )
     };
     let tenant = entry.guest.tenant.as_ref();
     let refused = match tenant.and_then(|tenant| Some((tenant, sums.tenants.get_mut(tenant)?))) {
         Some((tenant, own)) => {
             let short = |account: &Account, asked: u64, message: String| {
-                let conflict = HostConflict::new(Code::TenantFull, entry.guest.key("memory.size"), message)
-                    .of(name)
-                    .remedy(format!("raise tenant.{tenant}.memory"))
-                    .remedy("give it less, or lower another VM of the tenant");
+                let conflict =
+                    HostConflict::new(Code::TenantFull, entry.guest.key("memory.size"), message)
+                        .of(name)
+                        .remedy(format!("raise tenant.{tenant}.memory"))
+                        .remedy("give it less, or lower another VM of the tenant");
                 Some(account.refuse(asked, conflict))
             };
             if !own.memory.take(&label, charged) {
-                let message = format!("{}, but tenant {tenant} has {} left", what(), Unit::Bytes.show(own.memory.left));
+                let message = format!(
+                    "{}, more than the {} that tenant {tenant} has left",
+                    what(),
+                    Unit::Bytes.show(own.memory.left)
+                );
                 short(&own.memory, charged, message)
             } else if !own.limits.take(&label, limit) {
-                let message = format!("{label} can use {}, but of {}, which host.overcommit.memory allows tenant {tenant}, {} are left",
-                    Unit::Bytes.show(limit), Unit::Bytes.show(own.limits.total), Unit::Bytes.show(own.limits.left));
+                let message = format!(
+                    "{label} can use {}, more than the {} left of {} that host.overcommit.memory \
+                     allows tenant {tenant}",
+                    Unit::Bytes.show(limit),
+                    Unit::Bytes.show(own.limits.left),
+                    Unit::Bytes.show(own.limits.total)
+                );
                 short(&own.limits, limit, message)
             } else {
                 None
             }
         }
         None if !sums.memory.take(&label, charged) => {
-            let message = format!("{}, but {} are left of {} that are not kept for the host", what(),
-                Unit::Bytes.show(sums.memory.left), Unit::Bytes.show(sums.memory.total));
+            let message = format!(
+                "{}, more than the {} left of {} that are not kept for the host",
+                what(),
+                Unit::Bytes.show(sums.memory.left),
+                Unit::Bytes.show(sums.memory.total)
+            );
             Some(full(&sums.memory, charged, entry, inputs, message))
         }
         None => None,
@@ -89,7 +124,13 @@ pub(super) fn charge(sums: &mut Sums, entry: &Entry<'_>, inputs: &Inputs<'_>, pr
     huge_pages(sums, entry, inputs, problems);
 }
 
-fn full(account: &Account, asked: u64, entry: &Entry<'_>, inputs: &Inputs<'_>, message: String) -> HostConflict {
+fn full(
+    account: &Account,
+    asked: u64,
+    entry: &Entry<'_>,
+    inputs: &Inputs<'_>,
+    message: String,
+) -> HostConflict {
     let code = inputs.code(entry, Code::MemoryFull);
     let conflict = HostConflict::new(code, entry.guest.key("memory.size"), message)
         .of(entry.name())
@@ -103,14 +144,19 @@ fn ordinary(sums: &mut Sums, entry: &Entry<'_>, inputs: &Inputs<'_>, problems: &
     let (label, floor, limit) = (entry.label(), entry.memory.floor(), entry.memory.limit());
     if !sums.ordinary.take(&label, floor) {
         let message = format!(
-            "{label} needs {} of ordinary memory with what its VMM needs, but {} are left of {} that are neither kept for the host nor huge pages",
-            Unit::Bytes.show(floor), Unit::Bytes.show(sums.ordinary.left), Unit::Bytes.show(sums.ordinary.total)
+            "{label} needs {} of ordinary memory with what its VMM needs, more than the {} left \
+             of {} that are neither kept for the host nor huge pages",
+            Unit::Bytes.show(floor),
+            Unit::Bytes.show(sums.ordinary.left),
+            Unit::Bytes.show(sums.ordinary.total)
         );
         problems.push(full(&sums.ordinary, floor, entry, inputs, message));
     } else if !sums.limits.take(&label, limit) {
         let message = format!(
-            "{label} can use {}, but {} are left of {}, which host.overcommit.memory allows",
-            Unit::Bytes.show(limit), Unit::Bytes.show(sums.limits.left), Unit::Bytes.show(sums.limits.total)
+            "{label} can use {}, more than the {} left of {} that host.overcommit.memory allows",
+            Unit::Bytes.show(limit),
+            Unit::Bytes.show(sums.limits.left),
+            Unit::Bytes.show(sums.limits.total)
         );
         let code = inputs.code(entry, Code::MemoryOvercommit);
         let conflict = HostConflict::new(code, entry.guest.key("memory.size"), message)
@@ -129,8 +175,13 @@ fn huge_pages(sums: &mut Sums, entry: &Entry<'_>, inputs: &Inputs<'_>, problems:
     if account.take(&entry.label(), pages) {
         return;
     }
-    let message = format!("{} needs {} of {page}, but {} are left of {} that the host has",
-        entry.label(), Unit::Pages.show(pages), account.left, account.total);
+    let message = format!(
+        "{} needs {} of {page}, more than the {} left of {} that the host has",
+        entry.label(),
+        Unit::Pages.show(pages),
+        account.left,
+        account.total
+    );
     let needed = account.total + pages - account.left;
     let code = inputs.code(entry, Code::HugepagesShort);
     let command = if page == Size::from_mib(2) {

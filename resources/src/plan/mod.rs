@@ -42,10 +42,10 @@ pub use change::{Action, ActionKind};
 pub use overhead::overhead;
 pub use present::{Booking, Footing, HostCpus, Origin, Placed, Present, StoredVolume};
 
-use crate::config::host::{HostConfig, HostConflict};
-use crate::config::Name;
-use crate::inventory::Host;
 use crate::Size;
+use crate::config::Name;
+use crate::config::host::{HostConfig, HostConflict};
+use crate::inventory::Host;
 
 /// What a plan is made for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -160,8 +160,7 @@ pub fn plan(config: &HostConfig, host: &Host, present: &Present, options: Option
     let conflicts = problems.merged();
     let actions = change::actions(present, &roster, &conflicts, &allocations, &cgroups, options);
     let capacity = capacity::of(config, host, &cores, &sums);
-    let allocations =
-        allocations.into_iter().filter(|(name, _)| roster.is_in_file(name)).collect();
+    let allocations = allocations.into_iter().filter(|(name, _)| roster.is_in_file(name)).collect();
     Plan { conflicts, actions, allocations, cgroups, capacity, notes: problems.notes }
 }
 
@@ -206,3 +205,9 @@ impl Problems {
     }
 }
 
+#[cfg(test)]
+#[path = "golden_test.rs"]
+mod golden_test;
+#[cfg(test)]
+#[path = "plan_test.rs"]
+mod plan_test;

@@ -43,8 +43,12 @@ pub(super) fn divide(
     let several = cores.cores.iter().any(|core| core.free.len() > 1);
     let tenants = demands.values().filter(|&&demand| demand > 0).count();
     let apart = config.smt == Smt::PerTenant && several && tenants > 1;
-    let mut shared =
-        Shared { cpus, groups: BTreeMap::new(), demands, core_scheduling: apart && host.core_scheduling };
+    let mut shared = Shared {
+        cpus,
+        groups: BTreeMap::new(),
+        demands,
+        core_scheduling: apart && host.core_scheduling,
+    };
     if apart && !host.core_scheduling {
         divide_cores(roster, cores, &mut shared, problems);
     }
@@ -124,7 +128,7 @@ fn too_few(
         None => ("VMs without a tenant".to_owned(), "host.smt".to_owned()),
     };
     let message = format!(
-        "{who} would need cores with {demand} shared CPUs for itself, but {} are left of {all} when no core \
+        "{who} would need cores with {demand} shared CPUs for itself, more than the {} left of {all} when no core \
          serves two tenants, and this kernel cannot schedule by cores",
         given.len()
     );

@@ -20,40 +20,62 @@ pub(super) fn open(inputs: &Inputs<'_>, problems: &mut Problems) -> BTreeMap<Nam
         let size = match (pool.size, file_system) {
             (Some(size), Some(file_system)) if size > file_system.size => {
                 let account = Account::new(Unit::Bytes, file_system.size.bytes());
-                let message = format!("pool {name} is to hold {}, but the file system of {} holds {}",
-                    Unit::Bytes.show(size.bytes()), pool.path.display(), Unit::Bytes.show(account.total));
-                problems.push(account.refuse(size.bytes(), conflict(message).remedy("lower the size, or leave it out")));
+                let message = format!(
+                    "pool {name} is to hold {}, but the file system of {} holds {}",
+                    Unit::Bytes.show(size.bytes()),
+                    pool.path.display(),
+                    Unit::Bytes.show(account.total)
+                );
+                problems.push(account.refuse(
+                    size.bytes(),
+                    conflict(message).remedy("lower the size, or leave it out"),
+                ));
                 file_system.size
             }
             (Some(size), _) => size,
             (None, Some(file_system)) => file_system.size,
             (None, None) => {
-                let message = format!("the size of pool {name} is not known: there is no {}", pool.path.display());
+                let message = format!(
+                    "the size of pool {name} is not known: there is no {}",
+                    pool.path.display()
+                );
                 problems.push(conflict(message).remedy("make that folder").remedy("say pool size"));
                 continue;
             }
         };
         let promised = inputs.config.overcommit_storage.of(size.bytes());
         let rate = |unit, rate: Option<u64>| rate.map(|rate| Account::new(unit, rate));
-        pools.insert(name.clone(), PoolSums {
-            storage: Account::new(Unit::Bytes, promised),
-            operations: rate(Unit::Operations, pool.iops),
-            bandwidth: rate(Unit::Bandwidth, pool.bandwidth.map(|bandwidth| bandwidth.bytes_per_second())),
-        });
+        pools.insert(
+            name.clone(),
+            PoolSums {
+                storage: Account::new(Unit::Bytes, promised),
+                operations: rate(Unit::Operations, pool.iops),
+                bandwidth: rate(
+                    Unit::Bandwidth,
+                    pool.bandwidth.map(|bandwidth| bandwidth.bytes_per_second()),
+                ),
+            },
+        );
     }
     pools
 }
 
 /// Gives `tenant` its storage.
-pub(super) fn reserve(sums: &mut Sums, name: &Name, tenant: &Tenant, _inputs: &Inputs<'_>, problems: &mut Problems) {
+pub(super) fn reserve(sums: &mut Sums, name: &Name, tenant: &Tenant, problems: &mut Problems) {
     for (pool, size) in &tenant.storage {
         let Some(PoolSums { storage, .. }) = sums.pools.get_mut(pool) else { continue };
         if !storage.take(&format!("tenant {name}"), size.bytes()) {
-            let message = format!("tenant {name} reserves {} of pool {pool}, which has {} left of {} with overcommit",
-                Unit::Bytes.show(size.bytes()), Unit::Bytes.show(storage.left), Unit::Bytes.show(storage.total));
-            let conflict = HostConflict::new(Code::PoolFull, format!("tenant.{name}.storage.{pool}"), message)
-                .remedy(format!("reserve at most {}", Unit::Bytes.show(storage.left)))
-                .remedy("raise host.overcommit.storage, or the size of the pool");
+            let message = format!(
+                "tenant {name} reserves {} of pool {pool}, more than the {} left of {} with \
+                 overcommit",
+                Unit::Bytes.show(size.bytes()),
+                Unit::Bytes.show(storage.left),
+                Unit::Bytes.show(storage.total)
+            );
+            let conflict =
+                HostConflict::new(Code::PoolFull, format!("tenant.{name}.storage.{pool}"), message)
+                    .remedy(format!("reserve at most {}", Unit::Bytes.show(storage.left)))
+                    .remedy("raise host.overcommit.storage, or the size of the pool");
             problems.push(storage.refuse(size.bytes(), conflict));
         }
     }
@@ -61,7 +83,12 @@ pub(super) fn reserve(sums: &mut Sums, name: &Name, tenant: &Tenant, _inputs: &I
 
 /// Charges every disk in a pool: those that are there and no VM of the file has any more, then those
 /// of VMs.
-pub(super) fn charge(sums: &mut Sums, roster: &Roster<'_>, inputs: &Inputs<'_>, problems: &mut Problems) {
+pub(super) fn charge(
+    sums: &mut Sums,
+    roster: &Roster<'_>,
+    inputs: &Inputs<'_>,
+    problems: &mut Problems,
+) {
     let used: std::collections::BTreeSet<&Path> = roster
         .entries
         .iter()
@@ -93,9 +120,16 @@ fn keep(sums: &mut Sums, path: &Path, stored: &StoredVolume, problems: &mut Prob
     let size = stored.size.bytes();
     let own = stored.tenant.as_ref().and_then(|tenant| sums.tenants.get_mut(tenant));
     let own = own.and_then(|own| own.storage.get_mut(&stored.pool));
-    let Some(account) = own.or(sums.pools.get_mut(&stored.pool).map(|pool| &mut pool.storage)) else { return };
+    let Some(account) = own.or(sums.pools.get_mut(&stored.pool).map(|pool| &mut pool.storage))
+    else {
+        return;
+    };
     if !account.take(&label, size) {
-        let message = format!("{label} is there, but of pool {} only {} are left", stored.pool, Unit::Bytes.show(account.left));
+        let message = format!(
+            "{label} is there and larger than the {} left of pool {}",
+            Unit::Bytes.show(account.left),
+            stored.pool
+        );
         let conflict = HostConflict::new(Code::PoolFull, format!("pool.{}", stored.pool), message)
             .remedy("remove disks that are no longer needed: carve rm --volumes");
         problems.push(account.refuse(size, conflict));
@@ -129,23 +163,38 @@ impl InPool<'_, '_> {
         if let Some(stored) = inputs.present.volumes.get(&self.disk.path)
             && stored.size > self.volume.size
         {
-            let message = format!("{label} is {} now and cannot become {}: what is stored behind that would be lost",
-                Unit::Bytes.show(stored.size.bytes()), Unit::Bytes.show(size));
-            let conflict = self.conflict(Code::Shrink, "size", message)
+            let message = format!(
+                "{label} is {} now and cannot become {}: what is stored behind that would be lost",
+                Unit::Bytes.show(stored.size.bytes()),
+                Unit::Bytes.show(size)
+            );
+            let conflict = self
+                .conflict(Code::Shrink, "size", message)
                 .remedy("make a smaller disk beside it and copy")
                 .remedy("remove the disk first: carve rm --volumes");
             problems.push(conflict);
             return;
         }
         let tenant = self.entry.guest.tenant.as_ref();
-        if let Some((tenant, own)) = tenant.and_then(|tenant| Some((tenant, sums.tenants.get_mut(tenant)?))) {
-            let account = own.storage.entry(pool.clone()).or_insert_with(|| Account::new(Unit::Bytes, 0));
+        if let Some((tenant, own)) =
+            tenant.and_then(|tenant| Some((tenant, sums.tenants.get_mut(tenant)?)))
+        {
+            let account =
+                own.storage.entry(pool.clone()).or_insert_with(|| Account::new(Unit::Bytes, 0));
             if !account.take(&label, size) {
-                let message = format!("{label} takes {} of pool {pool}, of which tenant {tenant} has {} left",
-                    Unit::Bytes.show(size), Unit::Bytes.show(account.left));
+                let message = format!(
+                    "{label} takes {} of pool {pool}, more than the {} that tenant {tenant} has \
+                     left",
+                    Unit::Bytes.show(size),
+                    Unit::Bytes.show(account.left)
+                );
                 let raised = account.total.saturating_add(size - account.left);
-                let conflict = self.conflict(Code::TenantFull, "size", message)
-                    .remedy(format!("raise tenant.{tenant}.storage.{pool} to {}", Unit::Bytes.show(raised)))
+                let conflict = self
+                    .conflict(Code::TenantFull, "size", message)
+                    .remedy(format!(
+                        "raise tenant.{tenant}.storage.{pool} to {}",
+                        Unit::Bytes.show(raised)
+                    ))
                     .remedy("make it smaller");
                 problems.push(account.refuse(size, conflict));
             }
@@ -153,9 +202,14 @@ impl InPool<'_, '_> {
         }
         let Some(PoolSums { storage, .. }) = sums.pools.get_mut(pool) else { return };
         if !storage.take(&label, size) {
-            let message = format!("{label} takes {} of pool {pool}, which has {} left of {} with overcommit",
-                Unit::Bytes.show(size), Unit::Bytes.show(storage.left), Unit::Bytes.show(storage.total));
-            let conflict = self.conflict(Code::PoolFull, "size", message)
+            let message = format!(
+                "{label} takes {} of pool {pool}, more than the {} left of {} with overcommit",
+                Unit::Bytes.show(size),
+                Unit::Bytes.show(storage.left),
+                Unit::Bytes.show(storage.total)
+            );
+            let conflict = self
+                .conflict(Code::PoolFull, "size", message)
                 .remedy("make it smaller")
                 .remedy("raise host.overcommit.storage, or the size of the pool");
             problems.push(storage.refuse(size, conflict));
@@ -163,17 +217,34 @@ impl InPool<'_, '_> {
     }
 
     /// A disk that takes its space at once needs it now.
-    fn space<'s>(&self, fresh: &mut BTreeMap<&'s Path, Account>, inputs: &Inputs<'s>, problems: &mut Problems) {
+    fn space<'s>(
+        &self,
+        fresh: &mut BTreeMap<&'s Path, Account>,
+        inputs: &Inputs<'s>,
+        problems: &mut Problems,
+    ) {
         let is_new = !inputs.present.volumes.contains_key(&self.disk.path);
         let pool = inputs.config.pools.get(&self.volume.pool);
-        let file_system = pool.and_then(|pool| Some((pool, inputs.host.file_systems.get(&pool.path)?)));
-        let Some((pool, file_system)) = file_system.filter(|_| is_new && self.volume.preallocate) else { return };
+        let file_system =
+            pool.and_then(|pool| Some((pool, inputs.host.file_systems.get(&pool.path)?)));
+        let Some((pool, file_system)) = file_system.filter(|_| is_new && self.volume.preallocate)
+        else {
+            return;
+        };
         let size = self.volume.size.bytes();
-        let account = fresh.entry(&pool.path).or_insert_with(|| Account::new(Unit::Bytes, file_system.free.bytes()));
+        let account = fresh
+            .entry(&pool.path)
+            .or_insert_with(|| Account::new(Unit::Bytes, file_system.free.bytes()));
         if !account.take(&self.label(), size) {
-            let message = format!("{} takes {} at once, but the file system of {} has {} free",
-                self.label(), Unit::Bytes.show(size), pool.path.display(), Unit::Bytes.show(account.left));
-            let conflict = self.conflict(Code::PoolSpace, "preallocate", message)
+            let message = format!(
+                "{} takes {} at once, but the file system of {} has {} free",
+                self.label(),
+                Unit::Bytes.show(size),
+                pool.path.display(),
+                Unit::Bytes.show(account.left)
+            );
+            let conflict = self
+                .conflict(Code::PoolSpace, "preallocate", message)
                 .remedy("leave preallocate out")
                 .remedy("make room, or use another pool");
             problems.push(account.refuse(size, conflict));
@@ -191,15 +262,24 @@ impl InPool<'_, '_> {
             let Some(account) = account else { continue };
             let Some(rate) = rate else {
                 problems.notes.push(format!(
-                    "{} has no {key}: it is promised nothing of pool {}, and held to nothing", self.label(), self.volume.pool
+                    "{} has no {key}: it is promised nothing of pool {}, and held to nothing",
+                    self.label(),
+                    self.volume.pool
                 ));
                 continue;
             };
             if !account.take(&self.label(), rate) {
                 let unit = account.unit;
-                let message = format!("{} is promised {} of pool {}, which has {} left of {}", self.label(),
-                    unit.show(rate), self.volume.pool, unit.show(account.left), unit.show(account.total));
-                let conflict = self.conflict(Code::PoolRate, key, message)
+                let message = format!(
+                    "{} is promised {}, more than the {} left of {} that pool {} can give",
+                    self.label(),
+                    unit.show(rate),
+                    unit.show(account.left),
+                    unit.show(account.total),
+                    self.volume.pool
+                );
+                let conflict = self
+                    .conflict(Code::PoolRate, key, message)
                     .remedy(format!("promise at most {}", unit.show(account.left)));
                 problems.push(account.refuse(rate, conflict));
             }

@@ -70,12 +70,12 @@ pub(super) fn check(
     let inputs = Inputs { config, host, present };
     let mut sums = Sums::open(&inputs, shared, problems);
     for (name, tenant) in &config.tenants {
-        sums.reserve(name, tenant, &inputs, problems);
+        sums.reserve(name, tenant, problems);
     }
     for entry in &roster.entries {
         sums.cpus_of(entry, &inputs, problems);
         memory::charge(&mut sums, entry, &inputs, problems);
-        network::charge(&mut sums, entry, &inputs, problems);
+        network::charge(&mut sums, entry, problems);
     }
     storage::charge(&mut sums, roster, &inputs, problems);
     sums
@@ -99,19 +99,25 @@ impl Sums {
             memory: Account::new(Unit::Bytes, memory.all),
             ordinary: Account::new(Unit::Bytes, memory.ordinary),
             limits: Account::new(Unit::Bytes, config.overcommit_memory.of(memory.ordinary)),
-            hugepages: pages.map(|page| (page, Account::new(Unit::Pages, host.huge_pages(page)))).collect(),
+            hugepages: pages
+                .map(|page| (page, Account::new(Unit::Pages, host.huge_pages(page))))
+                .collect(),
             tenants,
             pools: storage::open(inputs, problems),
         }
     }
 
     /// Gives `tenant` its reservation.
-    fn reserve(&mut self, name: &Name, tenant: &Tenant, inputs: &Inputs<'_>, problems: &mut Problems) {
+    fn reserve(&mut self, name: &Name, tenant: &Tenant, problems: &mut Problems) {
         let label = format!("tenant {name}");
         let cpus = tenant.cpus.thousandths();
         if !self.cpus.take(&label, cpus) {
-            let message = format!("{label} reserves {}, but {} are left of {} that are not kept for the host",
-                Unit::Cpus.show(cpus), Unit::Cpus.show(self.cpus.left), Unit::Cpus.show(self.cpus.total));
+            let message = format!(
+                "{label} reserves {}, more than the {} left of {} that are not kept for the host",
+                Unit::Cpus.show(cpus),
+                Unit::Cpus.show(self.cpus.left),
+                Unit::Cpus.show(self.cpus.total)
+            );
             let conflict = HostConflict::new(Code::CpuFull, format!("tenant.{name}.cpus"), message)
                 .remedy(format!("reserve at most {}", Unit::Cpus.show(self.cpus.left)))
                 .remedy("lower another reservation, or host.reserve.cpus");
@@ -119,14 +125,19 @@ impl Sums {
         }
         let memory = tenant.memory.bytes();
         if !self.memory.take(&label, memory) {
-            let message = format!("{label} reserves {}, but {} are left of {} that are not kept for the host",
-                Unit::Bytes.show(memory), Unit::Bytes.show(self.memory.left), Unit::Bytes.show(self.memory.total));
-            let conflict = HostConflict::new(Code::MemoryFull, format!("tenant.{name}.memory"), message)
-                .remedy(format!("reserve at most {}", Unit::Bytes.show(self.memory.left)))
-                .remedy("lower another reservation, or host.reserve.memory");
+            let message = format!(
+                "{label} reserves {}, more than the {} left of {} that are not kept for the host",
+                Unit::Bytes.show(memory),
+                Unit::Bytes.show(self.memory.left),
+                Unit::Bytes.show(self.memory.total)
+            );
+            let conflict =
+                HostConflict::new(Code::MemoryFull, format!("tenant.{name}.memory"), message)
+                    .remedy(format!("reserve at most {}", Unit::Bytes.show(self.memory.left)))
+                    .remedy("lower another reservation, or host.reserve.memory");
             problems.push(self.memory.refuse(memory, conflict));
         }
-        storage::reserve(self, name, tenant, inputs, problems);
+        storage::reserve(self, name, tenant, problems);
     }
 
     fn cpus_of(&mut self, entry: &Entry<'_>, inputs: &Inputs<'_>, problems: &mut Problems) {
@@ -140,7 +151,10 @@ impl Sums {
             Some((tenant, sums)) => {
                 if !sums.cpus.take(&label, charge) {
                     let account = &sums.cpus;
-                    let message = format!("{label} takes {asked} of tenant {tenant}, which has {} left", Unit::Cpus.show(account.left));
+                    let message = format!(
+                        "{label} takes {asked} of tenant {tenant}, more than the {} it has left",
+                        Unit::Cpus.show(account.left)
+                    );
                     let short = charge - account.left;
                     let raised = Unit::Cpus.show(account.total.saturating_add(short));
                     let conflict = HostConflict::new(Code::TenantFull, key, message)
@@ -153,11 +167,16 @@ impl Sums {
             None => {
                 if !self.cpus.take(&label, charge) {
                     let left = Unit::Cpus.show(self.cpus.left);
-                    let message = format!("{label} takes {asked}, but {left} are left of {} that are not kept for the host", Unit::Cpus.show(self.cpus.total));
-                    let conflict = HostConflict::new(inputs.code(entry, Code::CpuFull), key, message)
-                        .of(name)
-                        .remedy(format!("give it at most {left}"))
-                        .remedy("lower a tenant's reservation, or host.reserve.cpus");
+                    let message = format!(
+                        "{label} takes {asked}, more than the {left} left of {} that are not \
+                         kept for the host",
+                        Unit::Cpus.show(self.cpus.total)
+                    );
+                    let conflict =
+                        HostConflict::new(inputs.code(entry, Code::CpuFull), key, message)
+                            .of(name)
+                            .remedy(format!("give it at most {left}"))
+                            .remedy("lower a tenant's reservation, or host.reserve.cpus");
                     problems.push(self.cpus.refuse(charge, conflict));
                 }
             }
@@ -165,13 +184,21 @@ impl Sums {
         let vcpus = u64::from(entry.guest.vm.vcpus);
         if cpus.dedicated().is_none() && !self.vcpus.take(&label, vcpus) {
             let message = format!(
-                "{label} has {}, but {} are left: host.overcommit.cpu allows {} to each of the shared CPUs, {} altogether",
-                Unit::Vcpus.show(vcpus), self.vcpus.left, inputs.config.overcommit_cpu, self.vcpus.total
+                "{label} has {}, more than the {} left: host.overcommit.cpu allows {} to each \
+                 shared CPU, {} altogether",
+                Unit::Vcpus.show(vcpus),
+                Unit::Vcpus.show(self.vcpus.left),
+                inputs.config.overcommit_cpu,
+                self.vcpus.total
             );
-            let conflict = HostConflict::new(inputs.code(entry, Code::CpuOvercommit), entry.guest.key("vcpus"), message)
-                .of(name)
-                .remedy("raise host.overcommit.cpu")
-                .remedy("give it fewer vCPUs, or others fewer CPUs of their own");
+            let conflict = HostConflict::new(
+                inputs.code(entry, Code::CpuOvercommit),
+                entry.guest.key("vcpus"),
+                message,
+            )
+            .of(name)
+            .remedy("raise host.overcommit.cpu")
+            .remedy("give it fewer vCPUs, or others fewer CPUs of their own");
             problems.push(self.vcpus.refuse(vcpus, conflict));
         }
     }
@@ -181,13 +208,17 @@ impl TenantSums {
     fn open(tenant: &Tenant, config: &HostConfig) -> Self {
         let memory = tenant.memory.bytes();
         let network = tenant.bandwidth.map(|bandwidth| bandwidth.bytes_per_second());
-        let storage = tenant.storage.iter().map(|(pool, size)| (pool.clone(), Account::new(Unit::Bytes, size.bytes())));
+        let storage = tenant
+            .storage
+            .iter()
+            .map(|(pool, size)| (pool.clone(), Account::new(Unit::Bytes, size.bytes())));
         Self {
             cpus: Account::new(Unit::Cpus, tenant.cpus.thousandths()),
             memory: Account::new(Unit::Bytes, memory),
             limits: Account::new(Unit::Bytes, config.overcommit_memory.of(memory)),
             storage: storage.collect(),
-            network: network.map(|rate| [rate, rate].map(|rate| Account::new(Unit::Bandwidth, rate))),
+            network: network
+                .map(|rate| [rate, rate].map(|rate| Account::new(Unit::Bandwidth, rate))),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{Bandwidth, Name, Volume, VmConfig};
+use super::super::{Bandwidth, Name, VmConfig, Volume};
 use super::{CpuShare, Enforce, OnFull, PowerState, Ready, Restart};
 use crate::{Size, Thousandths};
 
@@ -60,8 +60,7 @@ impl Guest {
     /// The device without a bound.
     pub fn network(&self) -> Result<(u64, u64), &Name> {
         self.vm.net.iter().try_fold((0u64, 0u64), |(received, sent), (name, net)| {
-            let (receive, send) =
-                net.receive.bandwidth.zip(net.send.bandwidth).ok_or(name)?;
+            let (receive, send) = net.receive.bandwidth.zip(net.send.bandwidth).ok_or(name)?;
             let (receive, send) = (receive.bytes_per_second(), send.bytes_per_second());
             Ok((received.saturating_add(receive), sent.saturating_add(send)))
         })

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use toml::de::{DeTable, DeValue};
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use super::super::catalogue::Catalogue;
 use super::super::document::Document;
@@ -84,7 +84,8 @@ impl Layers {
                 return Some(place);
             }
             let default = inner.strip_prefix("vm.").and_then(|rest| rest.split_once('.'));
-            if let Some(place) = default.and_then(|(_, key)| self.find(&format!("defaults.{key}"))) {
+            if let Some(place) = default.and_then(|(_, key)| self.find(&format!("defaults.{key}")))
+            {
                 return Some(place);
             }
             (inner, _) = inner.rsplit_once('.')?;
@@ -113,12 +114,12 @@ impl Layers {
     #[must_use]
     pub fn values(&self) -> Vec<Value> {
         let mut values: BTreeMap<String, Value> = BTreeMap::new();
-        let built_in = HOST_KEYS.iter().filter(|key| {
-            key.path.starts_with("host.") && !key.default.is_empty()
-        });
+        let built_in =
+            HOST_KEYS.iter().filter(|key| key.path.starts_with("host.") && !key.default.is_empty());
         for key in built_in {
             let quoted = key.default.parse::<f64>().is_err() || key.path == "host.reserve.memory";
-            let value = if quoted { format!("\"{}\"", key.default) } else { key.default.to_owned() };
+            let value =
+                if quoted { format!("\"{}\"", key.default) } else { key.default.to_owned() };
             let key = key.path.to_owned();
             values.insert(key.clone(), Value { key, value, origin: "built-in".to_owned() });
         }
@@ -193,7 +194,10 @@ impl<'d> Reader<'d> {
 
     fn version(&mut self, value: &Place<'_>) {
         if value.get_ref().as_integer().map(toml::de::DeInteger::as_str) != Some("1") {
-            self.wrong(value, "`version` is not 1, the only version there is; use version = 1".into());
+            self.wrong(
+                value,
+                "`version` is not 1, the only version there is; use version = 1".into(),
+            );
         }
     }
 
@@ -226,11 +230,7 @@ impl<'d> Reader<'d> {
         named
     }
 
-    fn section<T: DeserializeOwned>(
-        &mut self,
-        path: &str,
-        value: &Place<'d>,
-    ) -> Option<T> {
+    fn section<T: DeserializeOwned>(&mut self, path: &str, value: &Place<'d>) -> Option<T> {
         let table = self.table(path, value)?;
         self.read(path, table, value)
     }

@@ -47,7 +47,10 @@ fn every_value_has_an_origin() {
 #[test]
 fn everything_wrong_in_every_source_is_told_at_once() {
     let shown = shown(vec![
-        source("a.toml", "[vm.db]\nvcpus = \"two\"\nmemory = true\ncpu = \"mine\"\n[vm.Web]\nkernel = \"k\""),
+        source(
+            "a.toml",
+            "[vm.db]\nvcpus = \"two\"\nmemory = true\ncpu = \"mine\"\n[vm.Web]\nkernel = \"k\"",
+        ),
         source("b.toml", "[hots]\nx = 1\n[vm.db]\ntennant = \"a\""),
         source("c.toml", "version = 2\nvm = 3\n[tenant.a]\ncpus = -1"),
         source("d.toml", "]"),
@@ -75,9 +78,7 @@ fn a_key_of_a_vm_is_found_where_it_was_said() {
         source("b.toml", "[vm.db]\nmemory = \"1g\""),
     ])
     .unwrap();
-    let place = |path: &str| {
-        layers.locate(path).map(|at| (at.path.display().to_string(), at.line))
-    };
+    let place = |path: &str| layers.locate(path).map(|at| (at.path.display().to_string(), at.line));
     assert_eq!(place("vm.db.vcpus"), Some(("a.toml".into(), 2)));
     assert_eq!(place("vm.db.memory.size"), Some(("b.toml".into(), 2)));
     assert_eq!(place("vm.db.kernel"), Some(("a.toml".into(), 4)));

@@ -16,9 +16,11 @@
 //! whether it all fits is for [`plan`](crate::plan).
 
 mod conflict;
+mod cpu;
 mod guest;
 mod keys;
 mod layers;
+mod order;
 mod resolve;
 mod schema;
 mod share;
@@ -36,5 +38,6 @@ pub use share::{
     Restart, ShareSpec,
 };
 pub use spec::{
-    GuestSpec, HostSection, HostSpec, OnFull, OvercommitSpec, PoolSpec, ReserveSpec, Smt, TenantSpec,
+    GuestSpec, HostSection, HostSpec, OnFull, OvercommitSpec, PoolSpec, ReserveSpec, Smt,
+    TenantSpec,
 };

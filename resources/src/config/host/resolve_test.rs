@@ -44,7 +44,9 @@ fn each_of_a_count_has_its_own_disks_and_addresses() {
 #[test]
 fn shares_of_cpus_follow_from_each_other() {
     let cpu = |text: &str| {
-        let config = resolve(&format!("host.overcommit.cpu = 3\n[vm.a]\nkernel = \"/k\"\nvcpus = 2\n{text}"));
+        let config = resolve(&format!(
+            "host.overcommit.cpu = 3\n[vm.a]\nkernel = \"/k\"\nvcpus = 2\n{text}"
+        ));
         config.map(|config| config.guests[&name("a")].cpu.clone())
     };
     let shared = |min, max| {
@@ -72,7 +74,8 @@ fn shares_of_cpus_follow_from_each_other() {
 #[test]
 fn a_circle_is_told_once_and_in_its_order() {
     let vm = |name: &str, after: &str| format!("[vm.{name}]\nkernel = \"/k\"\nafter = [{after}]\n");
-    let text = [vm("a", "\"b\""), vm("b", "\"c\""), vm("c", "\"a\""), vm("d", "\"a\""), vm("e", "\"e\"")];
+    let text =
+        [vm("a", "\"b\""), vm("b", "\"c\""), vm("c", "\"a\""), vm("d", "\"a\""), vm("e", "\"e\"")];
     let error = resolve(&text.concat()).unwrap_err();
     assert!(error.contains("in a circle: a after b after c after a"), "{error}");
     assert!(error.contains("in a circle: e after e"), "{error}");

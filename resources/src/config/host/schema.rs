@@ -11,7 +11,8 @@ use super::{HOST_KEYS, HostSection, PoolSpec, SHARE_KEYS, ShareSpec, TenantSpec}
 /// The schema (JSON Schema, draft 2020-12) of `carve.toml`.
 #[must_use]
 pub fn json_schema() -> Value {
-    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let settings =
+        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let mut generator = settings.into_generator();
     let mut guest = of::<VmSpec>(&mut generator);
     let share = of::<ShareSpec>(&mut generator);
@@ -67,10 +68,33 @@ fn strip(schema: &mut Value) {
                     object.remove(word);
                 }
             }
+            without_null(object);
             object.values_mut().for_each(strip);
         }
         Value::Array(array) => array.iter_mut().for_each(strip),
         _ => {}
+    }
+}
+
+/// Takes out that a value can be null, which TOML does not have: a key is left out instead.
+fn without_null(object: &mut Map<String, Value>) {
+    if object.get("default") == Some(&Value::Null) {
+        object.remove("default");
+    }
+    if let Some(Value::Array(types)) = object.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            object.insert("type".to_owned(), only);
+        }
+    }
+    if let Some(Value::Array(forms)) = object.get_mut("anyOf") {
+        forms.retain(|form| form.get("type").is_none_or(|name| name != "null"));
+        if let [Value::Object(only)] = forms.as_slice() {
+            let only = only.clone();
+            object.remove("anyOf");
+            object.extend(only);
+        }
     }
 }
 

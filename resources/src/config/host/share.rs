@@ -70,8 +70,8 @@ pub struct ShareSpec {
 impl ShareSpec {
     /// Names of its keys.
     pub(super) const FIELDS: [&str; 11] = [
-        "tenant", "count", "cpu", "workers", "numa", "restart", "ready", "after", "state", "labels",
-        "enforce",
+        "tenant", "count", "cpu", "workers", "numa", "restart", "ready", "after", "state",
+        "labels", "enforce",
     ];
 
     /// These keys where given, those of `below` elsewhere. Labels are laid over one another by name.

@@ -6,7 +6,10 @@ fn read(text: &str) -> Result<ShareSpec, String> {
 
 #[test]
 fn cpu_is_a_word_or_a_table() {
-    assert_eq!(read("cpu = \"dedicated\"").unwrap().cpu, Some(CpuSpec::Dedicated(DedicatedWord::Dedicated)));
+    assert_eq!(
+        read("cpu = \"dedicated\"").unwrap().cpu,
+        Some(CpuSpec::Dedicated(DedicatedWord::Dedicated))
+    );
     let Some(CpuSpec::Table(table)) = read("cpu = { min = 0.5, max = 2 }").unwrap().cpu else {
         panic!("no table");
     };
@@ -30,9 +33,12 @@ fn restart_policies_are_dockers() {
 
 #[test]
 fn times_have_a_unit_and_are_shown_in_the_largest() {
-    for (text, millis, shown) in
-        [("60s", 60_000, "1m"), ("500ms", 500, "500ms"), ("90s", 90_000, "90s"), ("2 h", 7_200_000, "2h")]
-    {
+    for (text, millis, shown) in [
+        ("60s", 60_000, "1m"),
+        ("500ms", 500, "500ms"),
+        ("90s", 90_000, "90s"),
+        ("2 h", 7_200_000, "2h"),
+    ] {
         let time = DurationText::try_from(text.to_owned()).unwrap();
         assert_eq!((time.get().as_millis(), String::from(time)), (millis, shown.to_owned()));
     }
