@@ -4,6 +4,7 @@
 //! help comes from there. Nothing here acts.
 
 pub mod guests;
+pub mod host;
 pub mod moment;
 
 use std::io::{self, IsTerminal, Write};
@@ -23,6 +24,7 @@ use self::guests::{
     EventsArgs, InspectArgs, KeepFlags, KillArgs, MonitorArgs, PauseArgs, PruneArgs, PsArgs,
     RenameArgs, RestartArgs, RmArgs, StartArgs, StopArgs, UnpauseArgs, VmmArgs, WaitArgs,
 };
+use self::host::{CapacityArgs, ConfigArgs, InventoryArgs, PlanArgs, SchemaArgs, WhyArgs};
 use crate::exit;
 
 /// Boot virtual machines from stock Linux kernels, on KVM
@@ -56,6 +58,12 @@ pub enum Verb {
     Prune(PruneArgs),
     Monitor(MonitorArgs),
     Vmm(VmmArgs),
+    Plan(PlanArgs),
+    Capacity(CapacityArgs),
+    Why(WhyArgs),
+    Inventory(InventoryArgs),
+    Config(ConfigArgs),
+    Schema(SchemaArgs),
     Doctor(DoctorArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -281,7 +289,11 @@ fn help(path: &str) -> String {
 /// What the table at `path` means, and which keys a flag for it takes.
 fn table_help(path: &str) -> String {
     let table = format!("{path}.");
-    let keys: Vec<_> = KEYS.iter().filter_map(|key| key.path.strip_prefix(&table)).collect();
+    let keys: Vec<_> = KEYS
+        .iter()
+        .filter(|key| !key.is_of_host_file())
+        .filter_map(|key| key.path.strip_prefix(&table))
+        .collect();
     let meaning = key(path).map_or("", |key| key.meaning);
     format!("{meaning}; keys: {}", keys.join(", "))
 }

@@ -1,27 +1,34 @@
 //! One file for each verb of the command line.
 
 pub mod api_spec;
+pub mod capacity;
 pub mod completions;
+pub mod config;
 pub mod create;
 pub mod doctor;
 pub mod events;
+mod host_file;
 pub mod inspect;
+pub mod inventory;
 pub mod kill;
 pub mod man;
 pub mod monitor;
 mod new;
 pub mod pause;
+pub mod plan;
 pub mod prune;
 pub mod ps;
 pub mod rename;
 pub mod restart;
 pub mod rm;
 pub mod run;
+pub mod schema;
 pub mod start;
 pub mod stop;
 pub mod vmm;
 pub mod wait;
 mod which;
+pub mod why;
 
 /// What a verb answers with when it fails for a reason of Carve's own.
 type Error = Box<dyn std::error::Error>;

@@ -49,17 +49,24 @@ impl Catalogue {
         let split = |path| str::rsplit_once(path, '.').unwrap_or(("", path));
         let (prefix, keys) = self.keys(path);
         let (table, name) = split(&path[prefix.len()..]);
+        let is_of = |known: &str, table: &str| {
+            known == table || stands_at(known, table).is_some_and(str::is_empty)
+        };
         let likeness = |key: &Key| {
             let (known_table, known) = split(key.path);
             let part = name.len() >= 3 && known.contains(name);
             let alike = strsim::jaro_winkler(name, known);
             let likeness = if part { alike.max(0.9) } else { alike };
-            if table == known_table { likeness } else { likeness * 0.9 }
+            if is_of(known_table, table) { likeness } else { likeness * 0.9 }
         };
-        keys.map(|key| (likeness(key), key.path))
+        let (_, nearest) = keys
+            .map(|key| (likeness(key), key.path))
             .filter(|&(likeness, _)| likeness > 0.8)
-            .max_by(|a, b| a.0.total_cmp(&b.0))
-            .map(|(_, known)| format!("{prefix}{known}"))
+            .max_by(|a, b| a.0.total_cmp(&b.0))?;
+        // With the names the file has, where it is the same table.
+        let (known_table, known) = split(nearest);
+        let same = is_of(known_table, table) && !table.is_empty();
+        Some(if same { format!("{prefix}{table}.{known}") } else { format!("{prefix}{nearest}") })
     }
 
     /// What may stand where `path` stands, in words.
@@ -130,7 +137,7 @@ mod catalogue_test {
             ("vm.db.vcpu", Some("vm.db.vcpus")),
             ("vm.db.tennant", Some("vm.db.tenant")),
             ("defaults.memory.szie", Some("defaults.memory.size")),
-            ("pool.fast.sise", Some("pool.*.size")),
+            ("pool.fast.sise", Some("pool.fast.size")),
             ("colour", None),
         ] {
             assert_eq!(Catalogue::Host.nearest(written).as_deref(), meant, "{written}");

@@ -18,6 +18,17 @@ pub struct Key {
     pub meaning: &'static str,
 }
 
+impl Key {
+    /// Whether the key means something in a host file only.
+    #[must_use]
+    pub fn is_of_host_file(&self) -> bool {
+        matches!(
+            self.path,
+            "memory.min" | "disk.*.pool" | "disk.*.size" | "disk.*.image" | "disk.*.preallocate"
+        )
+    }
+}
+
 /// Every key of a VM's configuration, in the order of the user guide.
 pub const KEYS: &[Key] = &[
     Key {

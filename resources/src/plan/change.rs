@@ -126,7 +126,10 @@ pub(super) fn actions(
     let mut refused: BTreeMap<&Name, Vec<String>> = BTreeMap::new();
     for conflict in conflicts {
         for vm in &conflict.vms {
-            refused.entry(vm).or_default().push(conflict.code.to_string());
+            let codes = refused.entry(vm).or_default();
+            if !codes.contains(&conflict.code.to_string()) {
+                codes.push(conflict.code.to_string());
+            }
         }
     }
     let groups: BTreeMap<&Name, &Cgroup> = cgroups

@@ -59,13 +59,9 @@ impl Cores {
     pub fn check(&self, config: &HostConfig, host: &Host, problems: &mut Problems) {
         let missing = config.reserved_cpus.difference(&self.online);
         if !missing.is_empty() {
-            let what = if missing.is_disjoint(&host.offline) {
-                "not CPUs of this host"
-            } else {
-                "offline"
-            };
+            let what = if missing.is_disjoint(&host.offline) { "not there" } else { "offline" };
             let message = format!(
-                "host.reserve.cpus has {missing}, but these are {what}; online are {}",
+                "host.reserve.cpus has CPUs that are {what}: {missing}; online are {}",
                 self.online
             );
             let conflict = HostConflict::new(Code::CpuOffline, "host.reserve.cpus", message);

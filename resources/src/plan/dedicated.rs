@@ -124,10 +124,12 @@ impl<'a> Placer<'_, 'a> {
         let free = self.cores.shared();
         let conflict = if !cpus.is_subset(&self.cores.online) {
             let gone = cpus.difference(&self.cores.online);
-            let message =
-                format!("{} has CPUs {cpus} for itself, but {gone} went offline", entry.label());
+            let message = format!(
+                "{} has CPUs {cpus} for itself, of which {gone} went offline",
+                entry.label()
+            );
             refusal(Code::HostShrank, entry, "cpu", message)
-                .remedy(format!("bring CPU {gone} online again"))
+                .remedy(format!("bring CPUs online again: {gone}"))
                 .remedy(format!("stop {}; it gets others when it is started again", entry.name()))
         } else if !cpus.is_subset(&self.cores.usable) {
             let taken = cpus.difference(&self.cores.usable);
@@ -203,7 +205,7 @@ impl<'a> Placer<'_, 'a> {
         let missing = pins.difference(&self.cores.online);
         if !missing.is_empty() {
             let message = format!(
-                "{label} is pinned to CPUs {missing}, which are not online; online are {}",
+                "{label} is pinned to CPUs that are not online: {missing}; online are {}",
                 self.cores.online
             );
             return conflict(Code::CpuOffline, message);
@@ -211,7 +213,8 @@ impl<'a> Placer<'_, 'a> {
         let reserved = pins.difference(&self.cores.usable);
         if !reserved.is_empty() {
             let message = format!(
-                "{label} is pinned to CPUs {reserved}, which are kept for the host; choose others, or change host.reserve.cpus"
+                "{label} is pinned to CPUs that are kept for the host: {reserved}; choose \
+                 others, or change host.reserve.cpus"
             );
             return conflict(Code::CpuReserved, message);
         }
@@ -219,7 +222,8 @@ impl<'a> Placer<'_, 'a> {
             let nodes = self.cores.nodes_of(pins);
             if nodes != std::iter::once(node).collect() {
                 let message = format!(
-                    "{label} is to be on NUMA node {node}, but its pins are on {nodes}; leave out one of the two"
+                    "{label} is to be on NUMA node {node}, but its pins are on {nodes}; leave \
+                     out one of the two"
                 );
                 return conflict(Code::NumaFit, message);
             }
@@ -232,15 +236,18 @@ impl<'a> Placer<'_, 'a> {
                     return conflict(
                         Code::PinOverlap,
                         format!(
-                            "{label} is pinned to CPU {cpu}, which {owner} has for itself; choose another, or unpin one of the two"
+                            "{label} is pinned to CPU {cpu}, which {owner} has for itself; \
+                             choose another, or unpin one of the two"
                         ),
                     );
                 }
                 Some((owner, _)) => format!(
-                    "{label} is pinned to CPUs {pins}, but core {whole} serves {owner} by its sibling {cpu}; choose a core of its own, or smt = \"shared\""
+                    "{label} is pinned to CPUs {pins}, but core {whole} serves {owner} by its \
+                     sibling {cpu}; choose a core of its own, or smt = \"shared\""
                 ),
                 None => format!(
-                    "{label} is pinned to CPUs {pins}, but their sibling {cpu} is kept for the host; reserve whole cores, choose others, or smt = \"shared\""
+                    "{label} is pinned to CPUs {pins}, but their sibling {cpu} is kept for the \
+                     host; reserve whole cores, choose others, or smt = \"shared\""
                 ),
             };
             return conflict(Code::SmtSibling, message);
@@ -258,9 +265,8 @@ impl<'a> Placer<'_, 'a> {
         let label = entry.label();
         let message = if self.cores.nodes().contains(&node) {
             format!(
-                "{label} needs {} CPUs of its own on NUMA node {node}, but {} are free there",
-                need.count,
-                cpus.len()
+                "{label} needs {} CPUs of its own, more than NUMA node {node} has free",
+                need.count
             )
         } else {
             format!("{label} is to be on NUMA node {node}, which has no CPU of this host")
@@ -305,9 +311,10 @@ impl<'a> Placer<'_, 'a> {
             return Ok(self.dedicated(entry, cpus, &order, Placed::Spread));
         }
         let free = self.cores.free(None);
-        let cores = if self.cores.whole { " by whole cores" } else { "" };
+        let several = self.cores.cores.iter().any(|core| core.online.len() > 1);
+        let cores = if self.cores.whole && several { " by whole cores" } else { "" };
         let message = format!(
-            "{} needs {} CPUs of its own, but {free} are free{cores}",
+            "{} needs {} CPUs of its own, more than the {free} that are free{cores}",
             entry.label(),
             need.count
         );

@@ -56,7 +56,8 @@ pub(super) fn charge(
     if memory.min < memory.size && inputs.host.swap.bytes() == 0 && entry.guest.vm.balloon.is_none()
     {
         let message = format!(
-            "memory.min of {label} is {}, but of its {} nothing can be taken back: the host has no swap, the VM no balloon",
+            "memory.min of {label} is {}, but of its {} nothing can be taken back: the host has \
+             no swap, the VM no balloon",
             memory.min, memory.size
         );
         let conflict =
@@ -87,17 +88,18 @@ pub(super) fn charge(
             };
             if !own.memory.take(&label, charged) {
                 let message = format!(
-                    "{}, but tenant {tenant} has {} left",
+                    "{}, more than the {} that tenant {tenant} has left",
                     what(),
                     Unit::Bytes.show(own.memory.left)
                 );
                 short(&own.memory, charged, message)
             } else if !own.limits.take(&label, limit) {
                 let message = format!(
-                    "{label} can use {}, but of {}, which host.overcommit.memory allows tenant {tenant}, {} are left",
+                    "{label} can use {}, more than the {} left of {} that host.overcommit.memory \
+                     allows tenant {tenant}",
                     Unit::Bytes.show(limit),
-                    Unit::Bytes.show(own.limits.total),
-                    Unit::Bytes.show(own.limits.left)
+                    Unit::Bytes.show(own.limits.left),
+                    Unit::Bytes.show(own.limits.total)
                 );
                 short(&own.limits, limit, message)
             } else {
@@ -106,7 +108,7 @@ pub(super) fn charge(
         }
         None if !sums.memory.take(&label, charged) => {
             let message = format!(
-                "{}, but {} are left of {} that are not kept for the host",
+                "{}, more than the {} left of {} that are not kept for the host",
                 what(),
                 Unit::Bytes.show(sums.memory.left),
                 Unit::Bytes.show(sums.memory.total)
@@ -142,7 +144,8 @@ fn ordinary(sums: &mut Sums, entry: &Entry<'_>, inputs: &Inputs<'_>, problems: &
     let (label, floor, limit) = (entry.label(), entry.memory.floor(), entry.memory.limit());
     if !sums.ordinary.take(&label, floor) {
         let message = format!(
-            "{label} needs {} of ordinary memory with what its VMM needs, but {} are left of {} that are neither kept for the host nor huge pages",
+            "{label} needs {} of ordinary memory with what its VMM needs, more than the {} left \
+             of {} that are neither kept for the host nor huge pages",
             Unit::Bytes.show(floor),
             Unit::Bytes.show(sums.ordinary.left),
             Unit::Bytes.show(sums.ordinary.total)
@@ -150,7 +153,7 @@ fn ordinary(sums: &mut Sums, entry: &Entry<'_>, inputs: &Inputs<'_>, problems: &
         problems.push(full(&sums.ordinary, floor, entry, inputs, message));
     } else if !sums.limits.take(&label, limit) {
         let message = format!(
-            "{label} can use {}, but {} are left of {}, which host.overcommit.memory allows",
+            "{label} can use {}, more than the {} left of {} that host.overcommit.memory allows",
             Unit::Bytes.show(limit),
             Unit::Bytes.show(sums.limits.left),
             Unit::Bytes.show(sums.limits.total)
@@ -173,7 +176,7 @@ fn huge_pages(sums: &mut Sums, entry: &Entry<'_>, inputs: &Inputs<'_>, problems:
         return;
     }
     let message = format!(
-        "{} needs {} of {page}, but {} are left of {} that the host has",
+        "{} needs {} of {page}, more than the {} left of {} that the host has",
         entry.label(),
         Unit::Pages.show(pages),
         account.left,

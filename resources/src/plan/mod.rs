@@ -204,3 +204,10 @@ impl Problems {
         merged
     }
 }
+
+#[cfg(test)]
+#[path = "golden_test.rs"]
+mod golden_test;
+#[cfg(test)]
+#[path = "plan_test.rs"]
+mod plan_test;

@@ -1,18 +1,13 @@
 //! The sums of network rates.
 
 use super::roster::Entry;
-use super::sums::{Inputs, Sums};
+use super::sums::Sums;
 use super::{Problems, Unit};
 use crate::config::Code;
 use crate::config::host::HostConflict;
 
 /// Charges what the network devices of a VM may receive and send to its tenant, if that has a rate.
-pub(super) fn charge(
-    sums: &mut Sums,
-    entry: &Entry<'_>,
-    _inputs: &Inputs<'_>,
-    problems: &mut Problems,
-) {
+pub(super) fn charge(sums: &mut Sums, entry: &Entry<'_>, problems: &mut Problems) {
     let Some(tenant) = &entry.guest.tenant else { return };
     let Some(accounts) = sums.tenants.get_mut(tenant).and_then(|sums| sums.network.as_mut()) else {
         return;
@@ -22,7 +17,8 @@ pub(super) fn charge(
         Ok(rates) => rates,
         Err(device) => {
             let message = format!(
-                "net.{device} of {label} has no bandwidth, but tenant {tenant} has {} for all its devices; give it a part of that",
+                "net.{device} of {label} has no bandwidth, but tenant {tenant} has {} for all \
+                 its devices; give it a part of that",
                 Unit::Bandwidth.show(accounts[0].total)
             );
             let key = entry.guest.key(&format!("net.{device}"));
@@ -36,15 +32,11 @@ pub(super) fn charge(
         .keys()
         .next()
         .map(|device| entry.guest.key(&format!("net.{device}.bandwidth")));
-    for (account, rate, does) in accounts
-        .iter_mut()
-        .zip([receive, send])
-        .zip(["receive", "send"])
-        .map(|((a, r), d)| (a, r, d))
-    {
+    let rates = [("receive", receive), ("send", send)];
+    for (account, (does, rate)) in accounts.iter_mut().zip(rates) {
         if !account.take(&label, rate) {
             let message = format!(
-                "{label} may {does} {}, but tenant {tenant} has {} left",
+                "{label} may {does} {}, more than the {} that tenant {tenant} has left",
                 Unit::Bandwidth.show(rate),
                 Unit::Bandwidth.show(account.left)
             );

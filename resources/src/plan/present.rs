@@ -163,14 +163,21 @@ impl Present {
         };
         let mut bookings = self.bookings.clone();
         bookings.retain(|name, booking| !(prune && gone(name, booking)));
+        let groups: BTreeMap<&Name, &Cgroup> = plan
+            .cgroups
+            .iter()
+            .filter_map(|group| match &group.owner {
+                Owner::Vm(vm) => Some((vm, group)),
+                Owner::Host | Owner::Tenant(_) => None,
+            })
+            .collect();
         let mut volumes = self.volumes.clone();
         for (name, allocation) in &plan.allocations {
             let guest = config.guests.get(name)?;
-            let cgroup = plan.cgroups.iter().find(|group| group.owner == Owner::Vm(name.clone()));
             let booking = Booking {
                 guest: guest.clone(),
                 cpus: allocation.cpus.clone(),
-                cgroup: cgroup.cloned(),
+                cgroup: groups.get(name).copied().cloned(),
                 running: guest.state == PowerState::Running,
                 origin: Origin::File,
             };

@@ -128,7 +128,7 @@ fn too_few(
         None => ("VMs without a tenant".to_owned(), "host.smt".to_owned()),
     };
     let message = format!(
-        "{who} would need cores with {demand} shared CPUs for itself, but {} are left of {all} when no core \
+        "{who} would need cores with {demand} shared CPUs for itself, more than the {} left of {all} when no core \
          serves two tenants, and this kernel cannot schedule by cores",
         given.len()
     );

@@ -61,18 +61,13 @@ pub(super) fn open(inputs: &Inputs<'_>, problems: &mut Problems) -> BTreeMap<Nam
 }
 
 /// Gives `tenant` its storage.
-pub(super) fn reserve(
-    sums: &mut Sums,
-    name: &Name,
-    tenant: &Tenant,
-    _inputs: &Inputs<'_>,
-    problems: &mut Problems,
-) {
+pub(super) fn reserve(sums: &mut Sums, name: &Name, tenant: &Tenant, problems: &mut Problems) {
     for (pool, size) in &tenant.storage {
         let Some(PoolSums { storage, .. }) = sums.pools.get_mut(pool) else { continue };
         if !storage.take(&format!("tenant {name}"), size.bytes()) {
             let message = format!(
-                "tenant {name} reserves {} of pool {pool}, which has {} left of {} with overcommit",
+                "tenant {name} reserves {} of pool {pool}, more than the {} left of {} with \
+                 overcommit",
                 Unit::Bytes.show(size.bytes()),
                 Unit::Bytes.show(storage.left),
                 Unit::Bytes.show(storage.total)
@@ -131,9 +126,9 @@ fn keep(sums: &mut Sums, path: &Path, stored: &StoredVolume, problems: &mut Prob
     };
     if !account.take(&label, size) {
         let message = format!(
-            "{label} is there, but of pool {} only {} are left",
-            stored.pool,
-            Unit::Bytes.show(account.left)
+            "{label} is there and larger than the {} left of pool {}",
+            Unit::Bytes.show(account.left),
+            stored.pool
         );
         let conflict = HostConflict::new(Code::PoolFull, format!("pool.{}", stored.pool), message)
             .remedy("remove disks that are no longer needed: carve rm --volumes");
@@ -188,7 +183,8 @@ impl InPool<'_, '_> {
                 own.storage.entry(pool.clone()).or_insert_with(|| Account::new(Unit::Bytes, 0));
             if !account.take(&label, size) {
                 let message = format!(
-                    "{label} takes {} of pool {pool}, of which tenant {tenant} has {} left",
+                    "{label} takes {} of pool {pool}, more than the {} that tenant {tenant} has \
+                     left",
                     Unit::Bytes.show(size),
                     Unit::Bytes.show(account.left)
                 );
@@ -207,7 +203,7 @@ impl InPool<'_, '_> {
         let Some(PoolSums { storage, .. }) = sums.pools.get_mut(pool) else { return };
         if !storage.take(&label, size) {
             let message = format!(
-                "{label} takes {} of pool {pool}, which has {} left of {} with overcommit",
+                "{label} takes {} of pool {pool}, more than the {} left of {} with overcommit",
                 Unit::Bytes.show(size),
                 Unit::Bytes.show(storage.left),
                 Unit::Bytes.show(storage.total)
@@ -275,12 +271,12 @@ impl InPool<'_, '_> {
             if !account.take(&self.label(), rate) {
                 let unit = account.unit;
                 let message = format!(
-                    "{} is promised {} of pool {}, which has {} left of {}",
+                    "{} is promised {}, more than the {} left of {} that pool {} can give",
                     self.label(),
                     unit.show(rate),
-                    self.volume.pool,
                     unit.show(account.left),
-                    unit.show(account.total)
+                    unit.show(account.total),
+                    self.volume.pool
                 );
                 let conflict = self
                     .conflict(Code::PoolRate, key, message)

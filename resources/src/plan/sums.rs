@@ -70,12 +70,12 @@ pub(super) fn check(
     let inputs = Inputs { config, host, present };
     let mut sums = Sums::open(&inputs, shared, problems);
     for (name, tenant) in &config.tenants {
-        sums.reserve(name, tenant, &inputs, problems);
+        sums.reserve(name, tenant, problems);
     }
     for entry in &roster.entries {
         sums.cpus_of(entry, &inputs, problems);
         memory::charge(&mut sums, entry, &inputs, problems);
-        network::charge(&mut sums, entry, &inputs, problems);
+        network::charge(&mut sums, entry, problems);
     }
     storage::charge(&mut sums, roster, &inputs, problems);
     sums
@@ -108,18 +108,12 @@ impl Sums {
     }
 
     /// Gives `tenant` its reservation.
-    fn reserve(
-        &mut self,
-        name: &Name,
-        tenant: &Tenant,
-        inputs: &Inputs<'_>,
-        problems: &mut Problems,
-    ) {
+    fn reserve(&mut self, name: &Name, tenant: &Tenant, problems: &mut Problems) {
         let label = format!("tenant {name}");
         let cpus = tenant.cpus.thousandths();
         if !self.cpus.take(&label, cpus) {
             let message = format!(
-                "{label} reserves {}, but {} are left of {} that are not kept for the host",
+                "{label} reserves {}, more than the {} left of {} that are not kept for the host",
                 Unit::Cpus.show(cpus),
                 Unit::Cpus.show(self.cpus.left),
                 Unit::Cpus.show(self.cpus.total)
@@ -132,7 +126,7 @@ impl Sums {
         let memory = tenant.memory.bytes();
         if !self.memory.take(&label, memory) {
             let message = format!(
-                "{label} reserves {}, but {} are left of {} that are not kept for the host",
+                "{label} reserves {}, more than the {} left of {} that are not kept for the host",
                 Unit::Bytes.show(memory),
                 Unit::Bytes.show(self.memory.left),
                 Unit::Bytes.show(self.memory.total)
@@ -143,7 +137,7 @@ impl Sums {
                     .remedy("lower another reservation, or host.reserve.memory");
             problems.push(self.memory.refuse(memory, conflict));
         }
-        storage::reserve(self, name, tenant, inputs, problems);
+        storage::reserve(self, name, tenant, problems);
     }
 
     fn cpus_of(&mut self, entry: &Entry<'_>, inputs: &Inputs<'_>, problems: &mut Problems) {
@@ -158,7 +152,7 @@ impl Sums {
                 if !sums.cpus.take(&label, charge) {
                     let account = &sums.cpus;
                     let message = format!(
-                        "{label} takes {asked} of tenant {tenant}, which has {} left",
+                        "{label} takes {asked} of tenant {tenant}, more than the {} it has left",
                         Unit::Cpus.show(account.left)
                     );
                     let short = charge - account.left;
@@ -174,7 +168,8 @@ impl Sums {
                 if !self.cpus.take(&label, charge) {
                     let left = Unit::Cpus.show(self.cpus.left);
                     let message = format!(
-                        "{label} takes {asked}, but {left} are left of {} that are not kept for the host",
+                        "{label} takes {asked}, more than the {left} left of {} that are not \
+                         kept for the host",
                         Unit::Cpus.show(self.cpus.total)
                     );
                     let conflict =
@@ -189,9 +184,10 @@ impl Sums {
         let vcpus = u64::from(entry.guest.vm.vcpus);
         if cpus.dedicated().is_none() && !self.vcpus.take(&label, vcpus) {
             let message = format!(
-                "{label} has {}, but {} are left: host.overcommit.cpu allows {} to each of the shared CPUs, {} altogether",
+                "{label} has {}, more than the {} left: host.overcommit.cpu allows {} to each \
+                 shared CPU, {} altogether",
                 Unit::Vcpus.show(vcpus),
-                self.vcpus.left,
+                Unit::Vcpus.show(self.vcpus.left),
                 inputs.config.overcommit_cpu,
                 self.vcpus.total
             );

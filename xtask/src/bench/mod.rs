@@ -7,6 +7,7 @@ mod devices;
 mod memory;
 mod net;
 mod payload;
+mod plan;
 mod sample;
 mod startup;
 mod stats;
@@ -37,6 +38,8 @@ pub enum Arguments {
     Block(block::Arguments),
     /// Frames through a tap at real speed, likewise
     Net(net::Arguments),
+    /// A host of 256 CPUs divided between many VMs, from exec to the process's end
+    Plan(plan::Arguments),
 }
 
 /// Runs a benchmark.
@@ -47,6 +50,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         Arguments::Memory(arguments) => memory::run(workspace, arguments),
         Arguments::Block(arguments) => block::run(workspace, arguments),
         Arguments::Net(arguments) => net::run(workspace, arguments),
+        Arguments::Plan(arguments) => plan::run(workspace, arguments),
     }
 }
 

@@ -22,7 +22,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const CARVE: &str = "carve";
 /// Those of them that need no guest to boot, and those whose guests boot anywhere. All others boot stock kernels and
 /// run on a KVM host.
-const LOCAL_TARGETS: [&str; 1] = ["cli"];
+const LOCAL_TARGETS: [&str; 2] = ["cli", "divide"];
 const KVM_TARGETS: [&str; 4] = ["api", "kvm", "lifecycle", "terminal"];
 /// Programs that tests run beside Carve, also in an emulated host, which sees this machine's files: to disassemble ACPI
 /// tables, make networks and images, and talk to guests.

@@ -113,7 +113,7 @@ pub const SHARE_KEYS: &[Key] = &[
     key("count", "whole number from 1 to 10000", "", "That many VMs, NAME-1 to NAME-N"),
     key(
         "cpu",
-        "\"dedicated\", or a table with the keys below",
+        "\"dedicated\", or a table with min and max, or with pins",
         "shared, min = vcpus / host.overcommit.cpu, max = vcpus",
         "Its host CPUs: CPUs of its own, one for each vCPU, or a share of those that VMs have together",
     ),

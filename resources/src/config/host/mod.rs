@@ -16,9 +16,11 @@
 //! whether it all fits is for [`plan`](crate::plan).
 
 mod conflict;
+mod cpu;
 mod guest;
 mod keys;
 mod layers;
+mod order;
 mod resolve;
 mod schema;
 mod share;

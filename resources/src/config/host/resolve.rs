@@ -1,22 +1,17 @@
 //! [`HostConfig`]: a host file, complete and free of contradictions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::super::{Code, Error, Name, VmSpec};
-use super::share::{CpuTable, DedicatedWord};
 use super::{
-    CpuShare, CpuSpec, Guest, GuestSpec, HostConflict, HostSpec, Layers, Pool, Smt, Tenant, unique,
+    Guest, GuestSpec, HostConflict, HostSpec, Layers, Pool, Smt, Tenant, cpu, order, unique,
 };
 use crate::{CpuSet, Size, Thousandths};
 
 /// Most VMs of one section.
 const MAX_COUNT: u32 = 10_000;
-/// Most CPUs for a VM's threads beside its vCPUs.
-const MAX_WORKERS: u32 = 256;
-/// The least `cpu.max`: 1 ms in each 100 ms, the least that Linux takes.
-const MIN_CPU_MAX: Thousandths = Thousandths::from_thousandths(10);
 const ONE: Thousandths = Thousandths::whole(1);
 
 /// What a host is to be, every key with its value. Whether it fits is not known here.
@@ -90,7 +85,8 @@ impl Resolver {
             if ratio < ONE {
                 let key = format!("host.overcommit.{key}");
                 let message = format!(
-                    "{key} is {ratio}, but it is at least 1; use host.reserve to keep something back"
+                    "{key} is {ratio}, but it is at least 1; use host.reserve to keep something \
+                     back"
                 );
                 self.invalid(key, message);
             }
@@ -117,14 +113,13 @@ impl Resolver {
         for (name, tenant) in spec.tenant {
             self.tenant(name, tenant, &mut config);
         }
-        let sections: BTreeSet<Name> = spec.vm.keys().cloned().collect();
         let mut waits: BTreeMap<Name, Vec<Name>> = BTreeMap::new();
         for (name, guest) in spec.vm {
             let guest = guest.over(spec.defaults.clone());
             waits.insert(name.clone(), guest.share.after.clone().unwrap_or_default());
             self.section(&name, guest, &mut config);
         }
-        self.order(&sections, waits, &config);
+        self.conflicts.extend(order::conflicts(&waits, &config.guests));
         config
     }
 
@@ -211,7 +206,8 @@ impl Resolver {
             }
             Some(count) => {
                 let message = format!(
-                    "count is {count}, but there are 1 to {MAX_COUNT} VMs of one section; use several sections"
+                    "count is {count}, but there are 1 to {MAX_COUNT} VMs of one section; use \
+                     several sections"
                 );
                 return self.invalid(at("count"), message);
             }
@@ -266,7 +262,8 @@ impl Resolver {
             }
             if !disk.path.as_os_str().is_empty() {
                 let message = format!(
-                    "disk {name} of {section} has both pool and path; a disk in a pool has its path there, leave path out"
+                    "disk {name} of {section} has both pool and path; a disk in a pool has its \
+                     path there, leave path out"
                 );
                 self.invalid(at("path"), message);
             }
@@ -292,7 +289,8 @@ impl Resolver {
         });
         let vm = vm.ok()?;
         let share = &spec.share;
-        let cpu = self.cpu(section, vm.vcpus, share, config.overcommit_cpu);
+        let (cpu, wrong) = cpu::resolve(section, vm.vcpus, share, config.overcommit_cpu);
+        self.conflicts.extend(wrong);
         if let Some(ready) = &share.ready {
             let key = format!("vm.{section}.ready.vsock");
             if ready.vsock == 0 {
@@ -302,7 +300,8 @@ impl Resolver {
                 );
             } else if vm.vsock.is_none() {
                 let message = format!(
-                    "ready.vsock asks {section} by its vsock device, but it has none; add vsock = {{ cid = 3, socket = \"{section}.vsock\" }}"
+                    "ready.vsock asks {section} by its vsock device, but it has none; add vsock \
+                     = {{ cid = 3, socket = \"{section}.vsock\" }}"
                 );
                 self.invalid(key, message);
             }
@@ -320,132 +319,6 @@ impl Resolver {
             labels: share.labels.clone().into_iter().collect(),
             enforce: share.enforce.unwrap_or_default(),
         })
-    }
-
-    fn cpu(
-        &mut self,
-        section: &Name,
-        vcpus: u32,
-        share: &super::ShareSpec,
-        overcommit: Thousandths,
-    ) -> CpuShare {
-        let at = |key: &str| format!("vm.{section}.{key}");
-        let workers = share.workers.unwrap_or(0);
-        if workers > MAX_WORKERS {
-            let message =
-                format!("workers is {workers}, but a VM has at most {MAX_WORKERS}; choose fewer");
-            self.invalid(at("workers"), message);
-        }
-        let table = match &share.cpu {
-            Some(CpuSpec::Dedicated(DedicatedWord::Dedicated)) => {
-                return CpuShare::Dedicated { pins: None, workers, numa: share.numa };
-            }
-            Some(CpuSpec::Table(table)) => table.clone(),
-            None => CpuTable::default(),
-        };
-        if let Some(pins) = table.pins {
-            if table.min.is_some() || table.max.is_some() {
-                self.invalid(at("cpu"), "pins are CPUs of the VM's own, min and max a share of common ones; keep one of the two");
-            }
-            let (needed, given) = (vcpus.saturating_add(workers), pins.len());
-            if given < needed {
-                let message = format!(
-                    "pins has {given} CPUs, but {section} needs {needed}: one for each vCPU and worker; name as many"
-                );
-                self.invalid(at("cpu.pins"), message);
-            }
-            return CpuShare::Dedicated { pins: Some(pins), workers, numa: share.numa };
-        }
-        for (key, given) in [("workers", workers > 0), ("numa", share.numa.is_some())] {
-            if given {
-                let message = format!(
-                    "{key} is for dedicated CPUs, but {section} shares them; use cpu = \"dedicated\", or leave {key} out"
-                );
-                self.invalid(at(key), message);
-            }
-        }
-        let floor = u64::from(vcpus) * 1_000_000 / overcommit.max(ONE).thousandths();
-        let floor = Thousandths::from_thousandths(floor);
-        let max = table
-            .max
-            .unwrap_or_else(|| Thousandths::whole(vcpus).max(table.min.unwrap_or_default()));
-        let min = table.min.unwrap_or(floor.min(max));
-        if max < MIN_CPU_MAX {
-            let message =
-                format!("cpu.max is {max}, but Linux grants no less than {MIN_CPU_MAX}; raise it");
-            self.invalid(at("cpu.max"), message);
-        }
-        if min > max {
-            let message = format!(
-                "cpu.min is {min}, but cpu.max only {max}; lower the one or raise the other"
-            );
-            self.invalid(at("cpu.min"), message);
-        }
-        CpuShare::Shared { min, max }
-    }
-
-    /// Every name in `after` is one, and none waits for itself.
-    fn order(
-        &mut self,
-        sections: &BTreeSet<Name>,
-        waits: BTreeMap<Name, Vec<Name>>,
-        config: &HostConfig,
-    ) {
-        let mut edges: BTreeMap<Name, BTreeSet<Name>> = BTreeMap::new();
-        for (section, after) in waits {
-            let mut targets = BTreeSet::new();
-            for name in after {
-                let of_instance = || config.guests.get(&name).map(|guest| guest.section.clone());
-                let target = sections.get(&name).cloned().or_else(of_instance);
-                match target {
-                    Some(target) => drop(targets.insert(target)),
-                    None => {
-                        let message = format!(
-                            "VM {section} comes after {name}, which is not defined; {}",
-                            known(sections.iter())
-                        );
-                        self.conflict(Code::UnknownName, format!("vm.{section}.after"), message);
-                    }
-                }
-            }
-            edges.insert(section, targets);
-        }
-        while let Some(cycle) = next_cycle(&mut edges) {
-            let path = cycle.iter().chain(cycle.first()).map(Name::as_str).collect::<Vec<_>>();
-            let message = format!(
-                "VMs come after each other in a circle: {}; leave out one `after`",
-                path.join(" after ")
-            );
-            self.conflict(Code::AfterCycle, format!("vm.{}.after", cycle[0]), message);
-            cycle.iter().for_each(|name| drop(edges.remove(name)));
-        }
-    }
-}
-
-/// A circle of `edges`, from its first name on; what is in none is removed.
-fn next_cycle(edges: &mut BTreeMap<Name, BTreeSet<Name>>) -> Option<Vec<Name>> {
-    loop {
-        let free: BTreeSet<Name> = edges
-            .iter()
-            .filter(|(_, targets)| !targets.iter().any(|target| edges.contains_key(target)))
-            .map(|(name, _)| name.clone())
-            .collect();
-        if free.is_empty() {
-            break;
-        }
-        edges.retain(|name, _| !free.contains(name));
-    }
-    let mut path = vec![edges.keys().next()?.clone()];
-    loop {
-        // Everything left waits for something left.
-        let next = edges.get(path.last()?)?.iter().find(|target| edges.contains_key(*target))?;
-        if let Some(start) = path.iter().position(|name| name == next) {
-            let mut cycle = path.split_off(start);
-            let first = cycle.iter().enumerate().min_by_key(|(_, name)| (*name).clone())?.0;
-            cycle.rotate_left(first);
-            return Some(cycle);
-        }
-        path.push(next.clone());
     }
 }
 

@@ -68,10 +68,33 @@ fn strip(schema: &mut Value) {
                     object.remove(word);
                 }
             }
+            without_null(object);
             object.values_mut().for_each(strip);
         }
         Value::Array(array) => array.iter_mut().for_each(strip),
         _ => {}
+    }
+}
+
+/// Takes out that a value can be null, which TOML does not have: a key is left out instead.
+fn without_null(object: &mut Map<String, Value>) {
+    if object.get("default") == Some(&Value::Null) {
+        object.remove("default");
+    }
+    if let Some(Value::Array(types)) = object.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            object.insert("type".to_owned(), only);
+        }
+    }
+    if let Some(Value::Array(forms)) = object.get_mut("anyOf") {
+        forms.retain(|form| form.get("type").is_none_or(|name| name != "null"));
+        if let [Value::Object(only)] = forms.as_slice() {
+            let only = only.clone();
+            object.remove("anyOf");
+            object.extend(only);
+        }
     }
 }
 

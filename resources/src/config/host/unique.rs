@@ -35,7 +35,8 @@ impl<'g> Claims<'g> {
                 && let Some(other) = claim(&mut self.macs, mac, guest)
             {
                 let what = format!("mac {mac} of net.{name}");
-                let remedy = "give each device an address of its own, or none: it is derived from the VM's name";
+                let remedy = "give each device an address of its own, or none: it is derived \
+                     from the VM's name";
                 let key = guest.key(&format!("net.{name}.mac"));
                 self.refuse(Code::DuplicateMac, key, &what, guest, other, remedy);
             }
