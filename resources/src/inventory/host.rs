@@ -201,6 +201,13 @@ impl Host {
         pools.filter(|pool| pool.page == page).map(|pool| pool.total).sum()
     }
 
+    /// The number of huge pages of the size `page` that nobody has.
+    #[must_use]
+    pub fn free_huge_pages(&self, page: Size) -> u64 {
+        let pools = self.nodes.iter().flat_map(|node| &node.hugepages);
+        pools.filter(|pool| pool.page == page).map(|pool| pool.free).sum()
+    }
+
     /// Memory in huge pages of all sizes, whether used or not.
     #[must_use]
     pub fn huge_memory(&self) -> Size {

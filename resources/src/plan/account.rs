@@ -104,7 +104,14 @@ impl Account {
     /// What stands in the way of `asked`, if `largest` would fit.
     pub(super) fn shortage_with_largest(&self, asked: u64, largest: u64) -> Shortage {
         let mut holders: Vec<&Holder> = self.holders.iter().collect();
-        holders.sort_by(|a, b| b.amount.cmp(&a.amount).then_with(|| a.name.cmp(&b.name)));
+        let larger =
+            |a: &&Holder, b: &&Holder| b.amount.cmp(&a.amount).then_with(|| a.name.cmp(&b.name));
+        // Of thousands of holders only a few are named: no need to sort them all for each refusal.
+        let named = holders.len().min(NAMED);
+        if holders.len() > NAMED {
+            holders.select_nth_unstable_by(NAMED, larger);
+        }
+        holders[..named].sort_by(larger);
         let mut held_by: Vec<String> = holders
             .iter()
             .take(NAMED)

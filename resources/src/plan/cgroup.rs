@@ -247,7 +247,11 @@ pub(super) fn tree(
     let mut below: Vec<Cgroup> = Vec::new();
     for name in config.tenants.keys() {
         let vms = vms.remove(&Some(name.clone())).unwrap_or_default();
-        below.push(tree.tenant(name, &vms));
+        let group = tree.tenant(name, &vms);
+        // Without a CPU nothing can run there; to the kernel an empty set means all CPUs.
+        if !group.cpus.is_empty() {
+            below.push(group);
+        }
         below.extend(vms);
     }
     below.extend(vms.remove(&None).unwrap_or_default());

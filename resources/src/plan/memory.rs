@@ -167,6 +167,17 @@ fn ordinary(sums: &mut Sums, entry: &Entry<'_>, inputs: &Inputs<'_>, problems: &
     }
 }
 
+/// Huge pages of one size. Those that other programs have are not Carve's to give; once VMs run they
+/// cannot be told from the VMs' own, and all count.
+pub(super) fn huge_account(inputs: &Inputs<'_>, page: Size) -> Account {
+    let in_use = inputs.present.bookings.values().any(|booking| {
+        booking.running && booking.guest.vm.hugepages.is_some_and(|own| own.size() == page)
+    });
+    let host = inputs.host;
+    let pages = if in_use { host.huge_pages(page) } else { host.free_huge_pages(page) };
+    Account::new(Unit::Pages, pages)
+}
+
 fn huge_pages(sums: &mut Sums, entry: &Entry<'_>, inputs: &Inputs<'_>, problems: &mut Problems) {
     let Some(page) = entry.memory.hugepages else { return };
     let pages = entry.memory.size.bytes() / page.bytes();

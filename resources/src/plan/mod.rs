@@ -183,8 +183,9 @@ impl Problems {
             let key = conflict.keys.first().cloned().unwrap_or_default();
             match seen.get(&(conflict.code, key.clone())) {
                 Some(&index) if !conflict.vms.is_empty() && !merged[index].vms.is_empty() => {
+                    // VMs come one after the other, so one twice is beside itself.
                     for vm in conflict.vms {
-                        if !merged[index].vms.contains(&vm) {
+                        if merged[index].vms.last() != Some(&vm) {
                             merged[index].vms.push(vm);
                         }
                     }

@@ -214,6 +214,9 @@ fn check_cgroups(plan: &Plan) -> Result<(), String> {
                 group.path, group.cpus, outside.path, outside.cpus
             ));
         }
+        if group.cpus.is_empty() {
+            return Err(format!("{} has no CPU, which means all", group.path));
+        }
         if !(1..=10_000).contains(&group.weight) {
             return Err(format!("{} weighs {}", group.path, group.weight));
         }

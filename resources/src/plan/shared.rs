@@ -15,8 +15,10 @@ use crate::{CpuSet, Thousandths};
 pub(super) struct Shared {
     /// All of them.
     pub cpus: CpuSet,
-    /// Those of each tenant, and of VMs without one; everyone has all where they are not divided.
-    groups: BTreeMap<Option<Name>, CpuSet>,
+    /// Those of each tenant, and of VMs without one; none where everyone has all.
+    groups: Option<BTreeMap<Option<Name>, CpuSet>>,
+    /// Those of a tenant that needs none, where they are divided.
+    none: CpuSet,
     /// What each tenant may use of them at any rate, in thousandths: its reservation less the CPUs
     /// its VMs have for themselves.
     pub demands: BTreeMap<Option<Name>, u64>,
@@ -27,7 +29,10 @@ pub(super) struct Shared {
 impl Shared {
     /// The CPUs that shared VMs of `tenant` run on.
     pub fn of(&self, tenant: Option<&Name>) -> &CpuSet {
-        self.groups.get(&tenant.cloned()).unwrap_or(&self.cpus)
+        match &self.groups {
+            None => &self.cpus,
+            Some(groups) => groups.get(&tenant.cloned()).unwrap_or(&self.none),
+        }
     }
 }
 
@@ -45,7 +50,8 @@ pub(super) fn divide(
     let apart = config.smt == Smt::PerTenant && several && tenants > 1;
     let mut shared = Shared {
         cpus,
-        groups: BTreeMap::new(),
+        groups: None,
+        none: CpuSet::new(),
         demands,
         core_scheduling: apart && host.core_scheduling,
     };
@@ -112,7 +118,7 @@ fn divide_cores(roster: &Roster<'_>, cores: &Cores, shared: &mut Shared, problem
             *cpus = cpus.union(&core.free);
         }
     }
-    shared.groups = groups;
+    shared.groups = Some(groups);
 }
 
 fn too_few(

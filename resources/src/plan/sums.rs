@@ -99,9 +99,7 @@ impl Sums {
             memory: Account::new(Unit::Bytes, memory.all),
             ordinary: Account::new(Unit::Bytes, memory.ordinary),
             limits: Account::new(Unit::Bytes, config.overcommit_memory.of(memory.ordinary)),
-            hugepages: pages
-                .map(|page| (page, Account::new(Unit::Pages, host.huge_pages(page))))
-                .collect(),
+            hugepages: pages.map(|page| (page, memory::huge_account(inputs, page))).collect(),
             tenants,
             pools: storage::open(inputs, problems),
         }

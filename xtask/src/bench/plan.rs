@@ -83,7 +83,7 @@ fn host() -> serde_json::Value {
 fn host_file(count: u32) -> String {
     let mut text = String::from(
         "[host]\nreserve = { cpus = \"0-1,128-129\", memory = \"64GiB\" }\n\
-         overcommit = { cpu = 64, storage = 2 }\n[pool.fast]\npath = \"/srv/fast\"\n",
+         overcommit = { cpu = 100, storage = 2 }\n[pool.fast]\npath = \"/srv/fast\"\n",
     );
     // Writing to a String cannot fail.
     for tenant in 0..TENANTS {
@@ -93,7 +93,7 @@ fn host_file(count: u32) -> String {
         );
     }
     for vm in 0..count {
-        let cpu = if vm < 64 { "\"dedicated\"" } else { "{ min = 0.01, max = 1 }" };
+        let cpu = if vm < 64 { "\"dedicated\"" } else { "{ min = 0.005, max = 1 }" };
         let _ = writeln!(
             text,
             "[vm.vm-{vm}]\ntenant = \"t{}\"\nkernel = \"/boot/vmlinuz\"\ninitrd = \"/boot/initrd.img\"\nvcpus = 1\ncpu = {cpu}\n\

@@ -1,4 +1,4 @@
-use super::super::{Restart, Source};
+use super::super::{CpuShare, Restart, Source};
 use super::*;
 
 fn resolve(text: &str) -> Result<HostConfig, String> {

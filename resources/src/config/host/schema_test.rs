@@ -39,6 +39,10 @@ fn every_key_is_in_the_schema_with_its_meaning() {
 fn nothing_but_keys_of_the_tables_is_described() {
     let text = json_schema().to_string();
     for word in ["See [`", "\"$ref\"", "null"] {
-        assert!(!text.contains(word), "{word} in {text}");
+        // Not the whole schema, which is long.
+        let around =
+            text.find(word).map(|at| text[..at].chars().rev().take(200).collect::<Vec<_>>());
+        let around = around.map(|reversed| reversed.into_iter().rev().collect::<String>());
+        assert_eq!(around, None, "{word} is in the schema");
     }
 }
