@@ -46,8 +46,8 @@ impl Unit {
 fn exact(bytes: u64) -> String {
     for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
         // Exact in thousandths only where the fraction is one of eighths.
-        if bytes >> shift > 0 && bytes % (1 << (shift - 3)) == 0 {
-            let thousandths = u128::from(bytes) * 1000 >> shift;
+        if bytes >> shift > 0 && bytes.is_multiple_of(1 << (shift - 3)) {
+            let thousandths = (u128::from(bytes) * 1000) >> shift;
             let thousandths = u64::try_from(thousandths).unwrap_or(u64::MAX);
             return format!("{}{unit}", Thousandths::from_thousandths(thousandths));
         }
