@@ -58,8 +58,8 @@ fn every_key_of_the_schema_is_documented_and_every_documented_key_exists() {
         Layers::parse(vec![source]).unwrap().spec().clone();
     let mut written = BTreeSet::from(["version".to_owned()]);
     leaves(&toml::Table::try_from(&host).unwrap(), "host.", &mut written);
-    leaves(&toml::Table::try_from(&pool.values().next()).unwrap(), "pool.*.", &mut written);
-    leaves(&toml::Table::try_from(&tenant.values().next()).unwrap(), "tenant.*.", &mut written);
+    leaves(&toml::Table::try_from(pool.values().next()).unwrap(), "pool.*.", &mut written);
+    leaves(&toml::Table::try_from(tenant.values().next()).unwrap(), "tenant.*.", &mut written);
     assert!(written.remove("tenant.*.storage.p") && written.insert("tenant.*.storage.*".into()));
     assert_eq!(written, documented(HOST_KEYS));
 
