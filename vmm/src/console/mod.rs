@@ -26,6 +26,8 @@ pub struct Console {
     pub output: Option<OwnedFd>,
     /// Whether the input is a terminal in raw mode, where Ctrl-A is the escape key.
     pub escapes: bool,
+    /// Whether somebody is about to come who keeps the output, and is to miss nothing.
+    pub kept: bool,
 }
 
 /// The console for other threads.
