@@ -32,7 +32,7 @@ fn guest(args: &VmmArgs, start: Instant) -> Result<u8, super::Error> {
     let entry = args.id.parse().ok().and_then(|id| store.load(&id).transpose());
     let entry = entry.unwrap_or_else(|| Err(Error::NotFound(args.id.clone())))?;
     let setup = Setup {
-        console: Console::default(),
+        console: Console { kept: true, ..Console::default() },
         kernel_cache: super::run::kernel_cache(),
         start,
         restarts: args.restarts,

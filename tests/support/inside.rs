@@ -45,7 +45,7 @@ impl Guest {
         let reading = Arc::new(AtomicBool::new(true));
         let output = collect(output.0, Arc::clone(&reading));
         let (input, seen) = (input.1, String::new());
-        let client = Client::connect(&socket).unwrap().with_patience(SOON);
+        let client = Client::connect_within(&socket, SOON).unwrap();
         Self { run: Some(run), client, input, output, seen, notices, reading, _folder: folder }
     }
 

@@ -181,6 +181,9 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
     let window = port.as_ref().and(console.output.as_ref()).map(OwnedFd::try_clone).transpose();
     let window = window.map_err(host("duplicate standard output"))?;
     let ring = Ring::default();
+    if console.kept {
+        ring.expect_keeper();
+    }
     let output = Output::new(console.output, ring.clone()).map_err(host("create an eventfd"))?;
     let (port_input, port_output, stdio) = match port {
         Some(port) => (Some(port.input), Some(port.output), Some(port.device)),
@@ -198,8 +201,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
     let requests = Requests::default();
     let input = Input::new(console.input, console.escapes, port_input, requests.clone())
         .map_err(host("create an eventfd"))?;
-    // For the control interface's stream of the console.
-    let _console = ConsoleHandle { ring: ring.clone(), input: input.borrow().remote().clone() };
+    let handle = ConsoleHandle { ring: ring.clone(), input: input.borrow().remote().clone() };
     let mut events =
         EventLoop::new(signals, Rc::clone(&input), &output, Arc::clone(&vcpu_ended), requests)?;
 
@@ -209,7 +211,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
     let (mailbox, inbox) = Mailbox::new().map_err(host("create an eventfd"))?;
     events.listen(inbox);
     let happened = Events::default();
-    let guest = Guest::new(mailbox, happened.clone());
+    let guest = Guest::new(mailbox, happened.clone(), handle);
     // Ends after the main loop, whose last answers it sends.
     let _api = control
         .socket

@@ -2,6 +2,7 @@
 //! longer than it was told, and takes no more than it can hold: what serves may be a guest's prey.
 
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -92,7 +93,8 @@ pub struct ConsoleOptions {
     pub from: Option<u64>,
     /// What is written goes to the guest.
     pub input: bool,
-    /// Keeps the log: the guest slows down rather than write more than can be followed.
+    /// Keeps the log: the guest slows down rather than lose what is not kept. What is written are lines with the
+    /// offset, in decimal, up to which it is.
     pub log: bool,
 }
 
@@ -103,6 +105,39 @@ pub struct ConsoleStream {
     pub stream: UnixStream,
     /// Offset of the first byte that comes; later than asked for if that is kept no more.
     pub offset: u64,
+}
+
+/// A console that was asked for. Once its descriptor is readable, there is an answer.
+#[derive(Debug)]
+pub struct AskedConsole {
+    client: Client,
+    stream: UnixStream,
+}
+
+impl AskedConsole {
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn finish(self) -> Result<ConsoleStream, Error> {
+        let Self { client, stream } = self;
+        let until = Instant::now() + client.patience;
+        let response = client.accept(client.receive(&stream, until)?)?;
+        let offset = response.field(CONSOLE_OFFSET).and_then(|offset| offset.parse().ok());
+        let (101, Some(offset)) = (response.status, offset) else {
+            return Err(client.protocol("it does not go over to the console"));
+        };
+        let forever = stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None));
+        forever.map_err(|source| Error::Broken { path: client.path, source })?;
+        Ok(ConsoleStream { stream, offset })
+    }
+}
+
+impl AsFd for AskedConsole {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
 }
 
 impl Response {
@@ -119,15 +154,18 @@ impl Client {
     ///
     /// [`Error::Connect`].
     pub fn connect(path: &Path) -> Result<Self, Error> {
-        let mut client = Self { path: path.to_owned(), stream: None, patience: PATIENCE };
-        client.stream = Some(client.dial()?);
-        Ok(client)
+        Self::connect_within(path, PATIENCE)
     }
 
-    /// Waits at most so long for each answer.
-    #[must_use]
-    pub fn with_patience(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+    /// Connects as [`connect`](Self::connect) does, and waits at most `patience` for that and for each answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connect`].
+    pub fn connect_within(path: &Path, patience: Duration) -> Result<Self, Error> {
+        let mut client = Self { path: path.to_owned(), stream: None, patience };
+        client.stream = Some(client.dial()?);
+        Ok(client)
     }
 
     /// What is at `path`, such as `/v1/vm`.
@@ -183,21 +221,24 @@ impl Client {
     /// # Errors
     ///
     /// [`Error`].
-    pub fn console(mut self, options: ConsoleOptions) -> Result<ConsoleStream, Error> {
+    pub fn console(self, options: ConsoleOptions) -> Result<ConsoleStream, Error> {
+        self.ask_console(options)?.finish()
+    }
+
+    /// Asks to go over to the guest's console, and waits for no answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn ask_console(mut self, options: ConsoleOptions) -> Result<AskedConsole, Error> {
         let mut path = format!("/{VERSION}/console?input={}", yes_or_no(options.input));
         path += &format!("&log={}", yes_or_no(options.log));
         path.extend(options.from.map(|from| format!("&from={from}")));
         let stream = self.take_stream()?;
         let fields = format!("Connection: Upgrade\r\nUpgrade: {CONSOLE_PROTOCOL}\r\n");
         let head = head(Method::Get, &path, None, &fields);
-        let response = self.accept(self.exchange(&stream, &head, &[])?)?;
-        let offset = response.field(CONSOLE_OFFSET).and_then(|offset| offset.parse().ok());
-        let (101, Some(offset)) = (response.status, offset) else {
-            return Err(self.protocol("it does not go over to the console"));
-        };
-        let forever = stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None));
-        forever.map_err(|source| Error::Broken { path: self.path.clone(), source })?;
-        Ok(ConsoleStream { stream, offset })
+        self.send(&stream, &head, &[], Instant::now() + self.patience)?;
+        Ok(AskedConsole { client: self, stream })
     }
 
     fn ask(&mut self, method: Method, path: &str, body: Option<&[u8]>) -> Result<Response, Error> {
@@ -235,13 +276,28 @@ impl Client {
 
     fn exchange(&self, stream: &UnixStream, head: &str, body: &[u8]) -> Result<Response, Error> {
         let until = Instant::now() + self.patience;
-        let broken = |source| Error::Broken { path: self.path.clone(), source };
-        let sent = write(stream, head.as_bytes(), until).and_then(|()| write(stream, body, until));
-        match sent {
+        self.send(stream, head, body, until)?;
+        self.receive(stream, until)
+    }
+
+    fn send(
+        &self,
+        stream: &UnixStream,
+        head: &str,
+        body: &[u8],
+        until: Instant,
+    ) -> Result<(), Error> {
+        match write(stream, head.as_bytes(), until).and_then(|()| write(stream, body, until)) {
             // It may have said why before it closed.
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(broken(error)),
-            _ => {}
+            Err(source) if source.kind() != ErrorKind::BrokenPipe => {
+                Err(Error::Broken { path: self.path.clone(), source })
+            }
+            _ => Ok(()),
         }
+    }
+
+    fn receive(&self, stream: &UnixStream, until: Instant) -> Result<Response, Error> {
+        let broken = |source| Error::Broken { path: self.path.clone(), source };
         let mut bytes = Vec::new();
         loop {
             // Nothing beyond the response is taken: after an upgrade it is somebody else's.

@@ -115,7 +115,7 @@ fn a_server_that_says_nothing_is_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("api.sock");
     let _listener = UnixListener::bind(&path).unwrap();
-    let mut client = Client::connect(&path).unwrap().with_patience(Duration::from_millis(20));
+    let mut client = Client::connect_within(&path, Duration::from_millis(20)).unwrap();
     let error = client.post("/v1/pause").unwrap_err();
     assert!(matches!(&error, Error::Broken { source, .. } if source.kind() == ErrorKind::TimedOut));
 }

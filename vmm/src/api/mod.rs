@@ -8,6 +8,7 @@
 
 pub mod client;
 mod connection;
+mod console;
 pub mod events;
 pub mod http;
 pub mod openapi;

@@ -1,7 +1,7 @@
 //! Why a request was refused, in the form of RFC 9457.
 
 use super::http::Response;
-use super::types::ProblemDocument;
+use super::types::{CONSOLE_PROTOCOL, ProblemDocument};
 use crate::command::Refusal;
 
 /// Kinds of problems.
@@ -25,6 +25,8 @@ pub enum Kind {
     BodyTooLong,
     /// The body is not JSON by its own account.
     MediaType,
+    /// The path goes over to another protocol, which was not asked for.
+    Upgrade,
     /// An `Expect` other than `100-continue`.
     Expectation,
     /// A value that cannot be.
@@ -57,6 +59,7 @@ impl Kind {
             Self::BodyTooLong => (413, "body-too-long", "The body is too long"),
             Self::MediaType => (415, "media-type", "The body must be JSON"),
             Self::Expectation => (417, "expectation", "The expectation cannot be met"),
+            Self::Upgrade => (426, "upgrade", "The path speaks another protocol"),
             Self::Invalid => (422, "invalid", "A value cannot be"),
             Self::HeadTooLong => (431, "head-too-long", "The head of the request is too long"),
             Self::Failed => (500, "failed", "The host could not do it"),
@@ -97,6 +100,9 @@ impl Problem {
         let mut response = Response::json(status, &document);
         response.content_type = Some("application/problem+json");
         response.headers.extend(self.allow.map(|methods| ("Allow", methods)));
+        if self.kind == Kind::Upgrade {
+            response.headers.push(("Upgrade", CONSOLE_PROTOCOL.to_owned()));
+        }
         response
     }
 }

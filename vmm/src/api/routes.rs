@@ -6,14 +6,18 @@ use std::sync::{Arc, LazyLock};
 use schemars::{Schema, SchemaGenerator};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::console;
 use super::events::Events;
 use super::http::{Method, Request, Response};
 use super::openapi;
 use super::problem::Problem;
 use super::route::{self, Call, Content, Parameter, Route, SchemaOf, schema};
 use super::server::{Awaited, Handled, Service};
-use super::types::{BalloonUpdate, ConsoleSize, DiskUpdate, Event, NetUpdate, Statistics, Vm};
+use super::types::{
+    BalloonUpdate, CONSOLE_PROTOCOL, ConsoleSize, DiskUpdate, Event, NetUpdate, Statistics, Vm,
+};
 use crate::command::{Answer, Command, Mailbox, Reply};
+use crate::console::ConsoleHandle;
 
 /// The media type of lines of JSON.
 pub(super) const LINES: &str = "application/x-ndjson";
@@ -105,6 +109,32 @@ pub static ROUTES: &[Route<Guest>] = &[
         |guest, call| guest.ask(Command::Balloon(call.request.json()?), call),
     ),
     Route {
+        query: &[
+            Parameter {
+                name: "from",
+                summary: "Offset of the first byte of the run's output to get; what comes from now on unless told \
+                    otherwise. The header Carve-Console-Offset of the answer says which one is first",
+                schema: schema::<u64>,
+            },
+            Parameter {
+                name: "input",
+                summary: "Whether what the client sends is for the guest; yes unless told otherwise",
+                schema: yes_or_no,
+            },
+            Parameter {
+                name: "log",
+                summary: "Whether the client keeps the output: the guest slows down rather than lose what is not \
+                    kept. Of it the client sends lines with the offset, in decimal, up to which it has. A second \
+                    such client takes the place of the first; no unless told otherwise",
+                schema: yes_or_no,
+            },
+        ],
+        answer: Content::Protocol(CONSOLE_PROTOCOL),
+        ..show("/v1/console", "attachConsole", "The guest's console", object, |guest, call| {
+            console::attach(&guest.console, call)
+        })
+    },
+    Route {
         method: Method::Put,
         ..change(
             "/v1/console/size",
@@ -165,12 +195,13 @@ static DESCRIPTION: LazyLock<Response> = LazyLock::new(|| Response::json(200, &d
 pub struct Guest {
     mailbox: Mailbox,
     events: Events,
+    console: ConsoleHandle,
 }
 
 impl Guest {
-    /// The guest whose main loop has the other end of `mailbox` and publishes `events`.
-    pub fn new(mailbox: Mailbox, events: Events) -> Self {
-        Self { mailbox, events }
+    /// The guest whose main loop has the other end of `mailbox` and publishes `events`, and its console.
+    pub fn new(mailbox: Mailbox, events: Events, console: ConsoleHandle) -> Self {
+        Self { mailbox, events, console }
     }
 
     fn ask(&self, command: Command, call: &Call<'_>) -> Result<Handled, Problem> {

@@ -17,6 +17,13 @@ fn request(method: Method, path: &str) -> Request {
     }
 }
 
+fn console() -> ConsoleHandle {
+    ConsoleHandle {
+        ring: crate::console::ring::Ring::default(),
+        input: crate::console::remote::RemoteInput::new().unwrap(),
+    }
+}
+
 fn found(method: Method, path: &str) -> Result<(&'static str, String), Problem> {
     route::find(ROUTES, &request(method, path)).map(|(route, name)| (route.id, name))
 }
@@ -60,7 +67,7 @@ fn other_paths_and_methods_are_refused_with_what_there_is() {
 fn queries_and_bodies_that_mean_nothing_are_refused() {
     let (mailbox, _inbox) = Mailbox::new().unwrap();
     let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
-    let mut guest = Guest::new(mailbox, Events::default());
+    let mut guest = Guest::new(mailbox, Events::default(), console());
     let mut refused = |path: &str, query: &str, word: &str| {
         let request = Request { query: Some(query.into()), ..request(Method::Get, path) };
         let problem = guest.handle(&request, &wake).unwrap_err();
@@ -89,7 +96,7 @@ fn every_route_is_there_once() {
 fn changes_reach_the_main_loop_as_they_were_sent() {
     let (mailbox, inbox) = Mailbox::new().unwrap();
     let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
-    let mut guest = Guest::new(mailbox, Events::default());
+    let mut guest = Guest::new(mailbox, Events::default(), console());
     let mut change = |method, path: &str, body: &str| {
         let request = Request { body: body.into(), ..request(method, path) };
         guest.handle(&request, &wake).map(|_| inbox.take().unwrap().command)

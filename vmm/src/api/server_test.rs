@@ -11,6 +11,9 @@ use super::super::socket;
 use super::super::types::{Event, ProblemDocument, RunState, Vm};
 use super::*;
 use crate::command::{Answer, Command, Inbox, Mailbox, Refusal, Reply};
+use crate::console::ConsoleHandle;
+use crate::console::remote::RemoteInput;
+use crate::console::ring::Ring;
 
 /// A served guest.
 struct Fixture {
@@ -44,7 +47,10 @@ impl Fixture {
         let (mailbox, inbox) = Mailbox::new().unwrap();
         let listener = socket::bind(&path).unwrap();
         let events = Events::default();
-        let server = Server::start(listener, Guest::new(mailbox, events.clone()), limits).unwrap();
+        let console = ConsoleHandle { ring: Ring::default(), input: RemoteInput::new().unwrap() };
+        let server =
+            Server::start(listener, Guest::new(mailbox, events.clone(), console.clone()), limits)
+                .unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&stop);
         let main = thread::spawn(move || main(inbox, &until));

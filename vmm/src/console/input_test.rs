@@ -96,19 +96,24 @@ fn escape_keys_work_though_the_guest_reads_nothing() {
     assert!(guest.input.borrow().pending.len() <= CAPACITY);
 }
 
+fn wake() -> Arc<EventFd> {
+    Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap())
+}
+
 #[test]
 fn what_clients_type_arrives_whole_beside_the_terminal_s_though_the_guest_reads_slowly() {
     let (reader, mut writer) = std::io::pipe().unwrap();
     let mut guest = Guest::new(reader.into(), true);
     let remote = guest.input.borrow().remote().clone();
+    let wake = wake();
     // Ctrl-A means something on the terminal only.
     let sent: Vec<u8> = (0..40_000u32).map(|i| (i % 251).to_le_bytes()[0]).collect();
     let (mut rest, mut received) = (&sent[..], vec![]);
     while received.len() < sent.len() {
-        let taken = remote.send(rest);
+        let taken = remote.send(rest, &wake);
         rest = &rest[taken..];
         received.extend(guest.read());
-        assert!(rest.is_empty() || remote.room().read().is_ok(), "nobody says that there is room");
+        assert!(rest.is_empty() || wake.read().is_ok(), "nobody says that there is room");
     }
     assert!(received == sent);
     writer.write_all(b"and me").unwrap();
@@ -120,10 +125,11 @@ fn what_clients_type_arrives_whole_beside_the_terminal_s_though_the_guest_reads_
 fn a_client_is_refused_what_a_guest_that_reads_nothing_has_no_room_for() {
     let input = Input::new(None, false, None, Requests::default()).unwrap();
     let remote = input.borrow().remote().clone();
-    let taken = remote.send(&[b'x'; 100_000]);
+    let wake = wake();
+    let taken = remote.send(&[b'x'; 100_000], &wake);
     assert!(taken <= CAPACITY);
-    assert_eq!(remote.send(b"y"), 0);
-    assert!(remote.room().read().is_err());
+    assert_eq!(remote.send(b"y", &wake), 0);
+    assert!(wake.read().is_err());
 }
 
 #[test]

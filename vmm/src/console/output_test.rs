@@ -110,16 +110,20 @@ fn without_a_descriptor_everything_reaches_the_ring() {
     assert_eq!(ring.tail(100), b"login: ");
 }
 
+fn wake() -> Arc<EventFd> {
+    Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap())
+}
+
 #[test]
 fn the_end_waits_for_a_keeper_that_reads() {
     let ring = Ring::default();
     let mut output = Output::new(None, ring.clone()).unwrap();
-    let keeper = ring.follow(Some(0), true).unwrap();
+    let keeper = ring.follow(Some(0), true, wake());
     output.write_all(b"the last words").unwrap();
     assert!(!output.finish());
     thread::sleep(Duration::from_millis(50));
     assert!(output.event().read().is_err());
-    keeper.advance(14);
+    keeper.confirm(14);
     wait(&output);
     assert!(output.is_drained());
 }
@@ -128,13 +132,13 @@ fn the_end_waits_for_a_keeper_that_reads() {
 fn an_end_at_once_waits_a_moment_and_only_for_a_keeper() {
     let ring = Ring::default();
     let mut output = Output::new(None, ring.clone()).unwrap();
-    let plain = ring.follow(Some(0), false).unwrap();
+    let plain = ring.follow(Some(0), false, wake());
     output.write_all(b"the last words").unwrap();
     let began = Instant::now();
     output.settle(Duration::from_secs(10));
     assert!(began.elapsed() < Duration::from_secs(5));
     drop(plain);
-    let _keeper = ring.follow(Some(0), true).unwrap();
+    let _keeper = ring.follow(Some(0), true, wake());
     output.finish();
     let began = Instant::now();
     output.settle(Duration::from_millis(100));

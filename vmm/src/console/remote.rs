@@ -22,41 +22,40 @@ struct Shared {
     waiting: Mutex<Waiting>,
     /// There may be bytes.
     filled: EventFd,
-    /// There is room again.
-    room: EventFd,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: VecDeque<u8>,
-    /// Some were refused since there was room last.
-    refused: bool,
+    /// Who was refused some since there was room last.
+    refused: Vec<Arc<EventFd>>,
 }
 
 impl RemoteInput {
-    pub(super) fn new() -> io::Result<Self> {
-        let event = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
-        let shared = Shared { waiting: Mutex::default(), filled: event()?, room: event()? };
-        Ok(Self(Arc::new(shared)))
+    /// Room for input, empty.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's answer when it gives no eventfd.
+    pub fn new() -> io::Result<Self> {
+        let filled = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        Ok(Self(Arc::new(Shared { waiting: Mutex::default(), filled })))
     }
 
     /// Hands over the first of `bytes`, as many as there is room for; how many. They reach the guest as they are: no
-    /// escape keys. Fewer than all: [`room`](Self::room) tells when to come back with the rest. A guest that reads
-    /// nothing may never make room.
-    pub fn send(&self, bytes: &[u8]) -> usize {
+    /// escape keys. Fewer than all: `wake` is written to when it makes sense to come back with the rest. A guest that
+    /// reads nothing may never make room.
+    pub fn send(&self, bytes: &[u8], wake: &Arc<EventFd>) -> usize {
         let mut waiting = lock(&self.0.waiting);
         let count = bytes.len().min(CAPACITY - waiting.bytes.len());
         waiting.bytes.extend(&bytes[..count]);
-        waiting.refused |= count < bytes.len();
+        let known = waiting.refused.iter().any(|refused| Arc::ptr_eq(refused, wake));
+        if count < bytes.len() && !known {
+            waiting.refused.push(Arc::clone(wake));
+        }
         drop(waiting);
         let _ = self.0.filled.write(1);
         count
-    }
-
-    /// Fires when there is room again after [`send`](Self::send) has refused something. It is one for all handles:
-    /// one thread is to read it, and to try again for whoever was refused.
-    pub fn room(&self) -> &EventFd {
-        &self.0.room
     }
 
     /// Fires when there may be something to [`take`](Self::take).
@@ -65,10 +64,10 @@ impl RemoteInput {
     }
 
     /// Everything that waits.
-    pub(super) fn take(&self) -> VecDeque<u8> {
+    pub(crate) fn take(&self) -> VecDeque<u8> {
         let mut waiting = lock(&self.0.waiting);
-        if mem::take(&mut waiting.refused) {
-            let _ = self.0.room.write(1);
+        for wake in waiting.refused.drain(..) {
+            let _ = wake.write(1);
         }
         mem::take(&mut waiting.bytes)
     }

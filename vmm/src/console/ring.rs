@@ -4,10 +4,10 @@
 //! goes on from where it was. One follower does not disturb another, and none makes the ring larger. A plain one that
 //! is slow loses what is overwritten, and is told how much. A keeper (who writes the log) is waited for instead, in
 //! the thread that writes console output and never in a vCPU's: [`Output`](super::output::Output)'s buffer then fills
-//! up, and only that slows the guest down. The patience with a keeper that reads nothing is bounded.
+//! up, and only that slows the guest down. There is one at most, and the patience with one that keeps nothing is
+//! bounded.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// Bytes of output that are kept.
 pub const CAPACITY: usize = 64 << 10;
-/// How far behind a keeper may be before it is waited for. With this much appended at a time, it loses nothing.
+/// How far behind the keeper may be before it is waited for. With this much appended at a time, it loses nothing.
 const ROOM: usize = CAPACITY / 2;
-/// How long a keeper may read nothing before it is left behind.
+/// How long a keeper may keep nothing before it is left behind.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The last [`CAPACITY`] bytes of output. Clones are handles on the same ring.
@@ -28,8 +28,8 @@ pub struct Ring(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// A keeper has read something, or has gone.
-    read: Condvar,
+    /// The keeper has kept something, or has gone.
+    kept: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -40,22 +40,36 @@ struct State {
     end: u64,
     closed: bool,
     followers: Vec<Place>,
+    keeper: Option<Keeper>,
     next_id: u64,
 }
 
-/// Where a follower is.
+/// A follower, for the ring.
 #[derive(Debug)]
 struct Place {
     id: u64,
-    position: u64,
-    keeper: bool,
-    /// A keeper's last sign of life.
-    progress: Instant,
-    /// A keeper that is not waited for until it has caught up.
-    left_behind: bool,
     /// It has been told that there is nothing, and wants to know when there is.
     idle: bool,
-    event: Arc<EventFd>,
+    wake: Arc<EventFd>,
+}
+
+/// Who keeps what the guest says.
+#[derive(Debug)]
+struct Keeper {
+    /// Which follower that is; none if it has still to come.
+    id: Option<u64>,
+    /// Everything before this offset is kept.
+    kept: u64,
+    /// The last sign of life.
+    progress: Instant,
+    /// It is not waited for until it has caught up.
+    left_behind: bool,
+}
+
+impl Keeper {
+    fn new(id: Option<u64>, kept: u64) -> Self {
+        Self { id, kept, progress: Instant::now(), left_behind: false }
+    }
 }
 
 /// What a follower finds.
@@ -63,38 +77,41 @@ struct Place {
 pub enum Found {
     /// So many bytes were copied.
     Bytes(usize),
-    /// Nothing yet; [`Follower::event`] fires when that changes.
+    /// Nothing yet; the follower is woken when that changes.
     Nothing,
     /// So many bytes were overwritten before they were read. The follower is past them now.
     Lost(u64),
-    /// The run is over, and everything is read.
+    /// The run is over, and everything is read; or another keeper has come in place of this one.
     Ended,
 }
 
 impl Ring {
     /// Follows the output from offset `from` on, or from what comes next. What is kept no more, or not written yet,
-    /// is passed over: [`Follower::position`] says where it begins. A `keeper` is waited for.
+    /// is passed over: [`Follower::position`] says where it begins. `wake` is written to when there is something again
+    /// after [`Found::Nothing`].
     ///
-    /// # Errors
-    ///
-    /// The kernel's answer when it gives no eventfd.
-    pub fn follow(&self, from: Option<u64>, keeper: bool) -> io::Result<Follower> {
-        let event = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
+    /// A `keeper` is waited for, and takes the place of the keeper before it, for whom this is the end.
+    pub fn follow(&self, from: Option<u64>, keeper: bool, wake: Arc<EventFd>) -> Follower {
         let mut state = lock(&self.0.state);
         let id = state.next_id;
         state.next_id += 1;
-        let position = from.unwrap_or(state.end).clamp(state.start(), state.end);
-        state.followers.push(Place {
-            id,
-            position,
-            keeper,
-            progress: Instant::now(),
-            left_behind: false,
-            idle: false,
-            event: Arc::clone(&event),
-        });
+        let next = from.unwrap_or(state.end).clamp(state.start(), state.end);
+        if keeper && let Some(before) = state.keeper.replace(Keeper::new(Some(id), next)) {
+            state.wake();
+            state.followers.retain(|place| Some(place.id) != before.id);
+            self.0.kept.notify_all();
+        }
+        state.followers.push(Place { id, idle: false, wake });
         drop(state);
-        Ok(Follower { ring: self.clone(), id, event })
+        Follower { ring: self.clone(), id, next }
+    }
+
+    /// A keeper comes soon: it is waited for from the first byte on, as if it were there.
+    pub fn expect_keeper(&self) {
+        let mut state = lock(&self.0.state);
+        if state.keeper.is_none() {
+            state.keeper = Some(Keeper::new(None, 0));
+        }
     }
 
     /// The last bytes, at most `max`; whole lines if any line is whole.
@@ -114,39 +131,38 @@ impl Ring {
         lock(&self.0.state).end
     }
 
-    /// Adds bytes, once every keeper that lives has read enough of those before.
+    /// Adds bytes, once a keeper that lives has kept enough of those before.
     pub(super) fn push(&self, bytes: &[u8]) {
         for chunk in bytes.chunks(ROOM) {
-            self.wait_for_keepers(ROOM).append(chunk);
+            self.wait_for_keeper(ROOM).append(chunk);
         }
     }
 
-    /// No more bytes come. Waits until keepers have read everything, as long as they read.
+    /// No more bytes come. Waits until the keeper has everything, as long as it goes on.
     pub(super) fn close(&self) {
         let mut state = lock(&self.0.state);
         state.closed = true;
         state.wake();
         drop(state);
-        drop(self.wait_for_keepers(0));
+        drop(self.wait_for_keeper(0));
     }
 
     /// Whether anyone keeps what the guest says.
     pub(super) fn has_keeper(&self) -> bool {
-        lock(&self.0.state).followers.iter().any(|place| place.keeper)
+        lock(&self.0.state).keeper.is_some()
     }
 
-    /// Whether no keeper has anything to read yet. One that was left behind does not count.
+    /// Whether there is nothing that the keeper has still to keep. One that was left behind does not count.
     pub(super) fn is_kept(&self) -> bool {
-        let state = lock(&self.0.state);
-        state.awaited(0).next().is_none()
+        lock(&self.0.state).awaited(0).is_none()
     }
 
-    /// Waits until no keeper has more than `behind` bytes to read, but not for those that do nothing.
-    fn wait_for_keepers(&self, behind: usize) -> MutexGuard<'_, State> {
+    /// Waits until the keeper has all but `behind` bytes, but not for one that does nothing.
+    fn wait_for_keeper(&self, behind: usize) -> MutexGuard<'_, State> {
         let began = Instant::now();
         let mut state = lock(&self.0.state);
         while let Some(patience) = state.patience(behind, began) {
-            let waited = self.0.read.wait_timeout(state, patience);
+            let waited = self.0.kept.wait_timeout(state, patience);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         state
@@ -174,31 +190,28 @@ impl State {
         for place in self.followers.iter_mut().filter(|place| place.idle) {
             place.idle = false;
             // An eventfd that is already signalled needs no second signal.
-            let _ = place.event.write(1);
+            let _ = place.wake.write(1);
         }
     }
 
-    /// Keepers that have more than `behind` bytes to read and are waited for.
-    fn awaited(&self, behind: usize) -> impl Iterator<Item = &Place> {
-        let late = move |place: &&Place| self.end.saturating_sub(place.position) > behind as u64;
-        self.followers.iter().filter(|place| place.keeper && !place.left_behind).filter(late)
+    /// The keeper, if it has more than `behind` bytes to keep and is waited for.
+    fn awaited(&self, behind: usize) -> Option<&Keeper> {
+        let late = |keeper: &&Keeper| self.end.saturating_sub(keeper.kept) > behind as u64;
+        self.keeper.as_ref().filter(|keeper| !keeper.left_behind).filter(late)
     }
 
-    /// How long to wait, at most, for one of the keepers that is more than `behind` bytes behind, if there is one.
-    /// `began`: when the wait began. Those who have done nothing for too long are left behind.
+    /// How long to wait, at most, for a keeper that is more than `behind` bytes behind, if there is one. `began`: when
+    /// the wait began. One that has done nothing for too long is left behind.
     fn patience(&mut self, behind: usize, began: Instant) -> Option<Duration> {
-        let now = Instant::now();
-        let over = |place: &Place| now >= place.progress.max(began) + PATIENCE;
-        let lost: Vec<u64> =
-            self.awaited(behind).filter(|place| over(place)).map(|place| place.id).collect();
-        for place in self.followers.iter_mut().filter(|place| lost.contains(&place.id)) {
-            tracing::warn!(
-                "the console log does not follow any more: the guest goes on without it"
-            );
-            place.left_behind = true;
+        let until = self.awaited(behind)?.progress.max(began) + PATIENCE;
+        let left = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+        if left.is_none()
+            && let Some(keeper) = &mut self.keeper
+        {
+            tracing::warn!("the console log does not follow: the guest goes on without it");
+            keeper.left_behind = true;
         }
-        let left = |place: &Place| (place.progress.max(began) + PATIENCE).duration_since(now);
-        self.awaited(behind).map(left).min()
+        left
     }
 }
 
@@ -207,65 +220,61 @@ impl State {
 pub struct Follower {
     ring: Ring,
     id: u64,
-    event: Arc<EventFd>,
+    /// Offset of the next byte.
+    next: u64,
 }
 
 impl Follower {
-    /// Fires when there is something again after [`Found::Nothing`]. To be read (emptied) before the next look.
-    pub fn event(&self) -> &EventFd {
-        &self.event
-    }
-
     /// Offset of the next byte.
     pub fn position(&self) -> u64 {
-        let state = lock(&self.ring.0.state);
-        state.followers.iter().find(|place| place.id == self.id).map_or(state.end, |p| p.position)
+        self.next
     }
 
-    /// Copies the next bytes into `buffer` and stays where it is: see [`advance`](Self::advance).
-    pub fn peek(&self, buffer: &mut [u8]) -> Found {
+    /// Copies the next bytes into `buffer`.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Found {
         let mut state = lock(&self.ring.0.state);
         let (start, end, closed) = (state.start(), state.end, state.closed);
         let Some(place) = state.followers.iter_mut().find(|place| place.id == self.id) else {
             return Found::Ended;
         };
-        if place.position < start {
-            let lost = start - place.position;
-            place.position = start;
+        if self.next < start {
+            let lost = start - self.next;
+            self.next = start;
             return Found::Lost(lost);
         }
-        if place.position == end {
+        if self.next == end {
             place.idle = !closed;
             return if closed { Found::Ended } else { Found::Nothing };
         }
-        let skip = usize::try_from(place.position - start).unwrap_or(CAPACITY);
+        let skip = usize::try_from(self.next - start).unwrap_or(CAPACITY);
         let (head, tail) = state.bytes.as_slices();
         let from = if skip < head.len() { &head[skip..] } else { &tail[skip - head.len()..] };
         let count = from.len().min(buffer.len());
         buffer[..count].copy_from_slice(&from[..count]);
+        self.next += count as u64;
         Found::Bytes(count)
     }
 
-    /// Goes on by `count` bytes that [`peek`](Self::peek) gave and that have arrived where they belong.
-    pub fn advance(&self, count: usize) {
+    /// A keeper has everything before the offset `kept` where it belongs.
+    pub fn confirm(&self, kept: u64) {
         let mut state = lock(&self.ring.0.state);
         let end = state.end;
-        let Some(place) = state.followers.iter_mut().find(|place| place.id == self.id) else {
+        let Some(keeper) = state.keeper.as_mut().filter(|keeper| keeper.id == Some(self.id)) else {
             return;
         };
-        place.position = end.min(place.position + count as u64);
-        if place.keeper {
-            place.progress = Instant::now();
-            place.left_behind &= end - place.position > ROOM as u64;
-            self.ring.0.read.notify_all();
-        }
+        keeper.kept = kept.clamp(keeper.kept, end);
+        keeper.progress = Instant::now();
+        keeper.left_behind &= end - keeper.kept > ROOM as u64;
+        self.ring.0.kept.notify_all();
     }
 }
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        lock(&self.ring.0.state).followers.retain(|place| place.id != self.id);
-        self.ring.0.read.notify_all();
+        let mut state = lock(&self.ring.0.state);
+        state.followers.retain(|place| place.id != self.id);
+        state.keeper.take_if(|keeper| keeper.id == Some(self.id));
+        self.ring.0.kept.notify_all();
     }
 }
 

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `STATE/guests/ID/guest.json` | what the guest is: [`Guest`] |
 //! | `STATE/guests/ID/record.json` | its last run: [`Record`] |
+//! | `STATE/guests/ID/console.log`, `.1`, `console.times`, `.1` | what its console said: [`log`] |
 //! | `STATE/guests/ID/lock` | held by a command that starts, changes or removes the guest |
 //! | `STATE/guests.lock` | held while names are given, changed or taken back |
 //! | `STATE/events.ndjson` | what happened: [`journal`] |
@@ -18,6 +19,7 @@ mod folders;
 mod guest;
 mod id;
 mod journal;
+mod keeper;
 pub mod life;
 pub mod live;
 pub mod log;

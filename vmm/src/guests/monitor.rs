@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid};
 
 use super::guest::{Restart, Wanted};
+use super::keeper::Keeper;
 use super::live::{self, Alive, Letter, Seen};
 use super::record::{Ended, Record};
 use super::store::{self, Entry, Store};
@@ -87,8 +88,14 @@ pub fn watch(store: &Store, entry: Entry, first: First, answer: impl Write) -> R
     let Some(alive) = alive else { return Ok(()) };
     alive.say(Letter::Running).map_err(host("write the sign of life"))?;
     let signals = Signals::new().map_err(host("take over signals"))?;
+<<<<<<< HEAD
     let mut monitor = Monitor { store, entry, alive, signals, failures: 0, restarts: 0 };
     monitor.run(first, answer)
+=======
+    let mut monitor =
+        Monitor { store, entry, alive, signals, keeper: None, failures: 0, restarts: 0 };
+    monitor.run(answer)
+>>>>>>> console
 }
 
 struct Monitor<'a> {
@@ -96,6 +103,8 @@ struct Monitor<'a> {
     entry: Entry,
     alive: Alive,
     signals: Signals,
+    /// Of the log, while the guest runs.
+    keeper: Option<Keeper>,
     /// Restarts in a row that did not lead to a good run.
     failures: u32,
     /// Restarts since the user started the guest.
@@ -218,11 +227,15 @@ impl Monitor<'_> {
             Vmm::Own(child) => Pid::from_child(child),
             Vmm::Found(pid) => *pid,
         };
+        self.keeper = Some(Keeper::new(&self.entry));
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => self.wait_for(&pidfd)?,
             // It is gone already.
             Err(rustix::io::Errno::SRCH) => {}
             Err(error) => return Err(host("watch the guest's process")(error)),
+        }
+        if let Some(keeper) = self.keeper.take() {
+            keeper.finish();
         }
         let signal = match vmm {
             Vmm::Own(mut child) => {
@@ -273,18 +286,30 @@ impl Monitor<'_> {
         Ok(true)
     }
 
-    /// Waits for `pidfd`, a signal (somebody changed what is wanted), or the time to be over. Returns
-    /// whether the process is gone.
+    /// Waits for `pidfd`, a signal (somebody changed what is wanted), output of the guest, or the time to be over.
+    /// Returns whether the process is gone.
     fn wait(&mut self, pidfd: Option<&OwnedFd>, time: Option<Duration>) -> Result<bool, Error> {
-        let mut sources = vec![PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
-        sources.extend(pidfd.map(|pidfd| PollFd::new(pidfd, PollFlags::IN)));
+        let now = Instant::now();
+        let due = self.keeper.as_ref().and_then(Keeper::due);
+        let due = due.map(|due| due.saturating_duration_since(now));
+        let time = time.into_iter().chain(due).min();
         let time = time.and_then(|time| Timespec::try_from(time).ok());
+        let of = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let mut sources = vec![of(self.signals.as_fd())];
+        let output = self.keeper.as_ref().and_then(Keeper::source);
+        sources.extend(output.map(of));
+        sources.extend(pidfd.map(|pidfd| of(pidfd.as_fd())));
         match poll(&mut sources, time.as_ref()) {
             Err(rustix::io::Errno::INTR) => return Ok(false),
             other => other.map_err(host("wait"))?,
         };
-        let gone = sources.get(1).is_some_and(|source| !source.revents().is_empty());
+        let ready: Vec<_> = sources.iter().map(|source| !source.revents().is_empty()).collect();
+        let (spoke, gone) =
+            (output.is_some() && ready[1], pidfd.is_some() && ready.ends_with(&[true]));
         while self.signals.take().is_some() {}
+        if let Some(keeper) = &mut self.keeper {
+            keeper.advance(spoke);
+        }
         Ok(gone)
     }
 }
