@@ -105,6 +105,7 @@ fn foreground(store: &Store, entry: &Entry, start: Instant) -> Result<Outcome, E
         input: Some(duplicate(io::stdin().as_fd())?),
         output: Some(duplicate(io::stdout().as_fd())?),
         escapes: raw.is_some(),
+        kept: false,
         on_continue: Some(terminal::continued),
     };
     let setup =

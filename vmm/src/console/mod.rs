@@ -26,14 +26,11 @@ pub struct Console {
     pub output: Option<OwnedFd>,
     /// Whether the input is a terminal in raw mode, where Ctrl-A is the escape key.
     pub escapes: bool,
-<<<<<<< HEAD
     /// Called on the main thread when the process goes on after a stop (SIGCONT), whose signal is taken
     /// over meanwhile.
     pub on_continue: Option<fn()>,
-=======
     /// Whether somebody is about to come who keeps the output, and is to miss nothing.
     pub kept: bool,
->>>>>>> console
 }
 
 /// The console for other threads.

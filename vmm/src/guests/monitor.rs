@@ -88,14 +88,9 @@ pub fn watch(store: &Store, entry: Entry, first: First, answer: impl Write) -> R
     let Some(alive) = alive else { return Ok(()) };
     alive.say(Letter::Running).map_err(host("write the sign of life"))?;
     let signals = Signals::new().map_err(host("take over signals"))?;
-<<<<<<< HEAD
-    let mut monitor = Monitor { store, entry, alive, signals, failures: 0, restarts: 0 };
-    monitor.run(first, answer)
-=======
     let mut monitor =
         Monitor { store, entry, alive, signals, keeper: None, failures: 0, restarts: 0 };
-    monitor.run(answer)
->>>>>>> console
+    monitor.run(first, answer)
 }
 
 struct Monitor<'a> {
