@@ -73,7 +73,8 @@ fn what_does_not_fit_is_refused_with_all_reasons_in_both_forms() {
     assert!(err.contains("carve: error: carve.d/10-more.toml:2:9: db needs 9 CPUs"), "{err}");
     assert!(err.contains("carve.d/10-more.toml:4:10: tenant acme reserves 64GiB"), "{err}");
     let (code, plan) = json(folder.path(), &plan);
-    let codes: Vec<_> = plan["problems"].as_array().unwrap().iter().map(|p| &p["code"]).collect();
+    let codes: Vec<_> =
+        plan["problems"].as_array().unwrap().iter().map(|p| p["code"].as_str().unwrap()).collect();
     assert_eq!((code, codes), (1, vec!["cpu-full", "memory-full"]));
     assert_eq!(plan["problems"][0]["location"]["line"], 2);
     assert_eq!(plan["problems"][0]["shortage"]["asked"], "9 CPUs");
