@@ -10,6 +10,7 @@ pub mod client;
 mod connection;
 pub mod events;
 pub mod http;
+pub mod metrics;
 pub mod openapi;
 pub mod problem;
 pub mod route;
