@@ -53,6 +53,8 @@ pub enum Verb {
     Events(EventsArgs),
     /// Print the description of a guest's control interface, in OpenAPI 3.1
     ApiSpec,
+    /// Print what all guests do, for Prometheus
+    Metrics,
     Wait(WaitArgs),
     Rename(RenameArgs),
     Prune(PruneArgs),

@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod inventory;
 pub mod kill;
 pub mod man;
+pub mod metrics;
 pub mod monitor;
 mod new;
 pub mod pause;

@@ -49,8 +49,6 @@ struct Streaming {
     stream: Box<dyn Stream>,
     /// What comes after the output there is.
     flow: Flow,
-    /// The output is the head of the response, and nothing of the stream's.
-    head: bool,
     /// The client sends nothing any more.
     deaf: bool,
 }
@@ -280,8 +278,8 @@ impl Connection {
                 self.keep_alive = false;
                 self.put_out(response.encode_head(), now);
                 if !self.head_only {
-                    let (flow, head, deaf) = (Flow::More, true, false);
-                    self.state = State::Streaming(Streaming { stream, flow, head, deaf });
+                    let (flow, deaf) = (Flow::More, false);
+                    self.state = State::Streaming(Streaming { stream, flow, deaf });
                 }
             }
             Err(problem) => self.respond(&problem.response(), now),
@@ -319,10 +317,7 @@ impl Connection {
         match self.send_output(now)? {
             ControlFlow::Break(fate) => return Ok(Some(fate)),
             ControlFlow::Continue(0) => {}
-            ControlFlow::Continue(count) => {
-                if let State::Streaming(Streaming { stream, head: false, .. }) = &mut self.state {
-                    stream.taken(count);
-                }
+            ControlFlow::Continue(_) => {
                 // The others have their turn before the next chunk.
                 return Ok(if self.has_work() { Some(Fate::Keep) } else { None });
             }
@@ -331,7 +326,7 @@ impl Connection {
         if streaming.flow == Flow::End {
             return Ok(self.bid_farewell(now));
         }
-        (self.output, self.sent, streaming.head) = (Vec::new(), 0, false);
+        (self.output, self.sent) = (Vec::new(), 0);
         streaming.flow = streaming.stream.next(&mut self.output);
         self.deadline = now + self.limits.request;
         Ok(match streaming.flow {

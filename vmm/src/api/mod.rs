@@ -11,6 +11,7 @@ mod connection;
 mod console;
 pub mod events;
 pub mod http;
+pub mod metrics;
 pub mod openapi;
 pub mod problem;
 pub mod route;

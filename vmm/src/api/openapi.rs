@@ -98,3 +98,7 @@ fn responses<S>(route: &Route<S>, generator: &mut SchemaGenerator) -> Value {
     };
     json!({ status: answer, "4XX": problem, "5XX": problem })
 }
+
+#[cfg(test)]
+#[path = "openapi_test.rs"]
+mod openapi_test;

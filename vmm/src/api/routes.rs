@@ -9,6 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::console;
 use super::events::Events;
 use super::http::{Method, Request, Response};
+use super::metrics::{self, Sample};
 use super::openapi;
 use super::problem::Problem;
 use super::route::{self, Call, Content, Parameter, Route, SchemaOf, schema};
@@ -47,6 +48,10 @@ pub static ROUTES: &[Route<Guest>] = &[
         schema::<Statistics>,
         |guest, call| guest.ask(Command::Statistics, call),
     ),
+    Route {
+        answer: Content::Text(metrics::MEDIA_TYPE),
+        ..show("/v1/metrics", "getMetrics", "The same for Prometheus", object, Guest::metrics)
+    },
     Route {
         query: &[Parameter {
             name: "follow",
@@ -214,6 +219,12 @@ impl Guest {
         Ok(Handled::Later(Awaited::new(vec![pending], respond)))
     }
 
+    fn metrics(&self, call: &Call<'_>) -> Result<Handled, Problem> {
+        let send = |command| self.mailbox.send(command, Some(Arc::clone(call.wake)));
+        let pending = vec![send(Command::Status)?, send(Command::Statistics)?];
+        Ok(Handled::Later(Awaited::new(pending, metrics_response)))
+    }
+
     fn events(&self, call: &Call<'_>) -> Result<Handled, Problem> {
         let stream = self.events.stream(call.flag("follow", true)?, call.wake);
         let response = Response { status: 200, content_type: Some(LINES), ..Response::done() };
@@ -225,6 +236,29 @@ impl Service for Guest {
     fn handle(&mut self, request: &Request, wake: &Arc<EventFd>) -> Result<Handled, Problem> {
         route::handle(ROUTES, self, request, wake)
     }
+}
+
+/// Status and statistics as text. Without the latter there is less to tell.
+fn metrics_response(replies: Vec<Reply>) -> Response {
+    let (mut vm, mut statistics) = (None, None);
+    for reply in replies {
+        match reply {
+            Ok(Answer::Status(answer)) => vm = Some(*answer),
+            Ok(Answer::Statistics(answer)) => statistics = Some(*answer),
+            Err(refusal) if vm.is_none() => return Problem::from(refusal).response(),
+            _ => {}
+        }
+    }
+    let sample = vm.map(|vm| Sample {
+        id: vm.id.clone(),
+        name: vm.name.clone(),
+        state: vm.state.as_str().to_owned(),
+        up: Some(true),
+        vm: Some(vm),
+        statistics,
+    });
+    let body = metrics::text(sample.as_slice()).into_bytes();
+    Response { status: 200, content_type: Some(metrics::MEDIA_TYPE), body, ..Response::done() }
 }
 
 /// An answer of the main loop as a response.

@@ -8,9 +8,6 @@ pub trait Stream: fmt::Debug + Send {
     /// Appends the next bytes, a few thousand at most, and says what comes after them.
     fn next(&mut self, output: &mut Vec<u8>) -> Flow;
 
-    /// The client's socket has taken `count` more bytes of those that [`next`](Self::next) gave.
-    fn taken(&mut self, _count: usize) {}
-
     /// Whether the client may send anything.
     fn has_input(&self) -> bool {
         false

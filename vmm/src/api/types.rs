@@ -27,6 +27,16 @@ pub enum RunState {
     Paused,
 }
 
+impl RunState {
+    /// Its word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+        }
+    }
+}
+
 /// A running guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Vm {
