@@ -23,7 +23,7 @@ const CARVE: &str = "carve";
 /// Those of them that need no guest to boot, and those whose guests boot anywhere. All others boot stock kernels and
 /// run on a KVM host.
 const LOCAL_TARGETS: [&str; 2] = ["cli", "divide"];
-const KVM_TARGETS: [&str; 4] = ["api", "kvm", "lifecycle", "terminal"];
+const KVM_TARGETS: [&str; 6] = ["api", "changes", "kvm", "lifecycle", "pause", "terminal"];
 /// Programs that tests run beside Carve, also in an emulated host, which sees this machine's files: to disassemble ACPI
 /// tables, make networks and images, and talk to guests.
 const TOOLS: [(&str, &str, Suite); 6] = [

@@ -1,0 +1,130 @@
+//! Stock kernels that run detached: stopped by their power button, paused, and logged. Runs on a KVM host
+//! (`cargo xtask host`).
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::process::{Command, Output};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use support::carve;
+use support::guests::{BOOT, DEFAULT, Guest, assert_clean, root_image};
+
+/// Removes its guest in the end.
+struct Detached(&'static str);
+
+impl Detached {
+    /// Starts `guest` detached.
+    fn start(name: &'static str, guest: &Guest, script: Option<&str>) -> Self {
+        let foreground = guest.command(script);
+        let mut command = carve();
+        command.args(foreground.get_args()).args(["-d", "--name", name]);
+        succeed(&mut command);
+        Self(name)
+    }
+
+    fn carve(&self, verb: &[&str]) -> String {
+        succeed(carve().args(verb).arg(self.0))
+    }
+
+    fn inspect(&self) -> Value {
+        let report: Value = serde_json::from_str(&self.carve(&["inspect"])).unwrap();
+        report[0].clone()
+    }
+
+    /// Waits until the guest's log has what `found` looks for.
+    #[track_caller]
+    fn wait_for<T>(&self, found: impl Fn(&str) -> Option<T>) -> T {
+        let start = Instant::now();
+        loop {
+            let log = self.carve(&["logs"]);
+            if let Some(found) = found(&log) {
+                return found;
+            }
+            assert!(start.elapsed() < BOOT, "it is not in the log:\n{log}");
+            sleep(Duration::from_millis(300));
+        }
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        let _ = carve().args(["rm", "-f", self.0]).output();
+    }
+}
+
+#[track_caller]
+fn succeed(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = String::from_utf8_lossy(&stdout).into_owned();
+    assert!(status.success(), "{command:?}: {status}\n{text}{}", String::from_utf8_lossy(&stderr));
+    text
+}
+
+#[test]
+fn a_debian_is_stopped_by_its_power_button_and_starts_again() {
+    let image = root_image("qcow2");
+    let disk = format!("--disk path={},format=qcow2,overlay=discard", image.display());
+    let guest = Guest::new(DEFAULT).with(&disk).with("--memory 768MiB").cmdline("root=/dev/vda");
+    let debian = Detached::start("debian", &guest, None);
+    let prompts = |log: &str| log.matches("carve-guest login:").count();
+    debian.wait_for(|log| (prompts(log) == 1).then_some(()));
+    debian.carve(&["stop", "-t", "300"]);
+    let ended = debian.inspect()["last_run"]["ended"].clone();
+    assert_eq!(
+        (ended["kind"].as_str(), ended["exit_code"].as_u64()),
+        (Some("powered-off"), Some(0)),
+        "{ended}"
+    );
+    debian.carve(&["start"]);
+    debian.wait_for(|log| (prompts(log) == 2).then_some(()));
+    debian.carve(&["kill"]);
+    let ended = debian.inspect()["last_run"]["ended"].clone();
+    assert_eq!(
+        (ended["kind"].as_str(), ended["exit_code"].as_u64()),
+        (Some("killed"), Some(137)),
+        "{ended}"
+    );
+    assert_clean(&debian.carve(&["logs"]));
+}
+
+#[test]
+fn a_paused_guest_stands_still_and_has_the_right_time_afterwards() {
+    // A CPU that does not answer for 8 seconds counts as stuck.
+    let script = "dmesg -n 1; echo 4 > /proc/sys/kernel/watchdog_thresh; while sleep 0.5; do \
+        echo now=$(date +%s.%N | cut -c1-14)=up=$(cut -d' ' -f1 /proc/uptime)=; \
+        dmesg | grep -E 'lockup|stall'; done";
+    let clock =
+        Detached::start("clock", &Guest::debian(DEFAULT, "ext4").with("--cpus 2"), Some(script));
+    let last = |log: &str| {
+        let line =
+            log.lines().rev().find(|line| line.starts_with("now=") && line.ends_with('='))?;
+        let told: Vec<_> = line.split('=').collect();
+        Some((told[1].parse::<f64>().ok()?, told[3].parse::<f64>().ok()?))
+    };
+    let host = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    // How far the guest is behind the host, as its log tells: emulation adds to that, now more, now less.
+    let behind = || {
+        let first = clock.wait_for(last);
+        let (now, _) = clock.wait_for(|log| last(log).filter(|&(now, _)| now > first.0));
+        host() - now
+    };
+    let before: f64 = (0..4).map(|_| behind()).fold(f64::MAX, f64::min);
+    let (_, uptime) = clock.wait_for(last);
+    clock.carve(&["pause"]);
+    assert_eq!(clock.inspect()["state"], "paused");
+    sleep(Duration::from_secs(1));
+    let still = clock.carve(&["logs"]);
+    sleep(Duration::from_secs(11));
+    assert_eq!(clock.carve(&["logs"]), still, "a paused guest went on");
+    clock.carve(&["unpause"]);
+    let after: f64 = (0..4).map(|_| behind()).fold(f64::MAX, f64::min);
+    assert!((after - before).abs() < 1.0, "the clock moved by {} s", after - before);
+    let (_, later) = clock.wait_for(last);
+    assert!(later > uptime + 12.0, "uptime went from {uptime} to {later}");
+    let log = clock.carve(&["logs"]);
+    assert!(!log.contains("lockup") && !log.contains("stall"), "{log}");
+    clock.carve(&["kill"]);
+}
