@@ -67,6 +67,9 @@ pub fn command(workspace: &Workspace) -> Command {
 const GNU: &str = "x86_64-unknown-linux-gnu";
 const GNU_FLAGS: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS";
 
+/// Manifest of the bare-metal program of benchmarks, which is a workspace of its own.
+pub const PAYLOAD: &str = "xtask/payload/Cargo.toml";
+
 /// Builds the `carve` program; a release is always fully static. `target` is another than the machine's own.
 ///
 /// The target is named even where it is the machine's own: only then do the flags leave procedural macros alone, which
@@ -89,6 +92,24 @@ pub fn build_carve(
         .find(|artifact| artifact.target.name == NAME)
         .and_then(|artifact| artifact.executable)
         .ok_or_else(|| Error::NoProgram { command: shown, name: NAME.to_owned() })
+}
+
+/// A command of cargo's for the bare-metal program.
+pub fn for_payload(workspace: &Workspace, verb: &str) -> Command {
+    let mut command = command(workspace);
+    command
+        .args([verb, "--quiet", "--locked", "--release", "--target", GNU, "--manifest-path"])
+        .arg(workspace.root().join(PAYLOAD))
+        .arg("--target-dir")
+        .arg(workspace.cache("payload"))
+        // Those of the caller are for programs with an operating system.
+        .env_remove("RUSTFLAGS");
+    command
+}
+
+/// Where what is built of it is.
+pub fn payload_folder(workspace: &Workspace) -> PathBuf {
+    workspace.cache("payload").join(GNU).join("release")
 }
 
 /// Builds all tests of the workspace.

@@ -32,9 +32,7 @@ pub struct Arguments {
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let qemu = Qemu::obtain(workspace)?;
     if !arguments.subject.here {
-        let rounds = arguments.rounds.to_string();
-        let more = ["--rounds".to_owned(), rounds, "--initrd".to_owned(), arguments.initrd.clone()];
-        return arguments.subject.there(workspace, "boot", &more);
+        return arguments.subject.there(workspace);
     }
     let carve = arguments.subject.carve(workspace)?;
     let guest = arguments.subject.guest(workspace)?;

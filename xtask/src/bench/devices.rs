@@ -1,12 +1,11 @@
-//! What benchmarks of devices at real speed share: their arguments, and the two monitors that boot the payload.
+//! What benchmarks of devices share: their arguments, and, at real speed, the two monitors that boot the payload.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use super::table::Table;
-use super::{Result, payload};
-use crate::cargo::{self, Profile};
+use super::{Result, Subject, account, payload};
 use crate::host::qemu::Qemu;
 use crate::process;
 use crate::workspace::Workspace;
@@ -14,24 +13,23 @@ use crate::workspace::Workspace;
 /// For a run besides its workloads: firmware, most of all.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Arguments of every benchmark with the bare-metal payload.
+/// Arguments of every benchmark of devices.
 #[derive(Debug, clap::Args)]
 pub struct Common {
-    /// Counted runs of each monitor
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
-    /// How long each workload runs
-    #[arg(long, default_value_t = 0.4)]
-    seconds: f64,
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Counted runs of each monitor; 5, or 3 with a stock guest
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// How long each workload runs; 0.4 s, or 5 s with a stock guest
+    #[arg(long)]
+    seconds: Option<f64>,
     /// Only these workloads
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     only: Vec<String>,
     /// Run both monitors at a real-time priority: what else a shared machine does hardly counts then
     #[arg(long)]
     real_time: bool,
-    /// The carve binary; built where it is not given
-    #[arg(long, value_name = "FILE")]
-    carve: Option<PathBuf>,
 }
 
 /// The device measured: what both monitors have to be told.
@@ -49,10 +47,8 @@ pub struct Device<'a> {
 
 /// Measures a device with both monitors in turn and prints the table.
 pub fn measure(workspace: &Workspace, arguments: &Common, device: &Device<'_>) -> Result<()> {
-    let carve = match &arguments.carve {
-        Some(carve) => carve.clone(),
-        None => cargo::build_carve(workspace, Profile::Release, None)?,
-    };
+    let carve = arguments.subject.carve(workspace)?;
+    let (rounds, seconds) = (arguments.rounds(5), arguments.seconds(0.4));
     let (qemu, payload) = (Qemu::obtain(workspace)?, payload::build(workspace)?);
     let tsc = payload::tsc_rate();
     if arguments.real_time {
@@ -60,27 +56,19 @@ pub fn measure(workspace: &Workspace, arguments: &Common, device: &Device<'_>) -
         let this = std::process::id().to_string();
         process::run_quietly(Command::new("chrt").args(["-f", "-p", "2", &this]))?;
     }
-    let names: Vec<&str> = match &arguments.only[..] {
-        [] => device.workloads.to_vec(),
-        only => only.iter().map(String::as_str).collect(),
-    };
-    let cmdline = format!(
-        "bench={} cycles={:.0} run={}",
-        device.bench,
-        arguments.seconds * tsc,
-        names.join(",")
-    );
+    let names = arguments.chosen(device.workloads);
+    let cmdline =
+        format!("bench={} cycles={:.0} run={}", device.bench, seconds * tsc, names.join(","));
     let commands = [
         carve_command(&carve, &payload, &cmdline, &device.carve),
         qemu_command(&qemu, &payload, &cmdline, &device.qemu),
     ];
     let mut commands = commands.map(|command| arguments.at_priority(command));
-    let limit =
-        BOOT_LIMIT + Duration::from_secs_f64(2.0 * arguments.seconds) * u32::try_from(names.len())?;
+    let limit = BOOT_LIMIT + Duration::from_secs_f64(2.0 * seconds) * u32::try_from(names.len())?;
     let mut table = Table::default();
-    for round in 0..=arguments.rounds {
+    for round in 0..=rounds {
         for (contender, command) in commands.iter_mut().enumerate() {
-            let samples = payload::run(command, tsc, limit, names.len())?;
+            let samples = account::run(command, tsc, limit, names.len())?;
             // The first round warms caches.
             if round > 0 {
                 table.add(contender, samples);
@@ -90,13 +78,31 @@ pub fn measure(workspace: &Workspace, arguments: &Common, device: &Device<'_>) -
     println!(
         "virtio-{} over MMIO, driver polling in ring 3 on this machine's own KVM, 1 vCPU, {} rounds in turn of {} s each, \
          medians; CPU time of all threads but the vCPU's",
-        device.bench, arguments.rounds, arguments.seconds
+        device.bench, rounds, seconds
     );
     table.print("qemu microvm");
     Ok(())
 }
 
 impl Common {
+    /// Counted runs of each monitor.
+    pub fn rounds(&self, default: usize) -> usize {
+        self.rounds.unwrap_or(default)
+    }
+
+    /// How long each workload runs.
+    pub fn seconds(&self, default: f64) -> f64 {
+        self.seconds.unwrap_or(default)
+    }
+
+    /// Those of `all` workloads that are wanted.
+    pub fn chosen<'a>(&'a self, all: &[&'a str]) -> Vec<&'a str> {
+        match &self.only[..] {
+            [] => all.to_vec(),
+            only => only.iter().map(String::as_str).collect(),
+        }
+    }
+
     fn at_priority(&self, command: Command) -> Command {
         if !self.real_time {
             return command;

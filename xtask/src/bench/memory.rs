@@ -22,8 +22,7 @@ pub struct Arguments {
 
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     if !arguments.subject.here {
-        let more = ["--rounds".to_owned(), arguments.rounds.to_string()];
-        return arguments.subject.there(workspace, "memory", &more);
+        return arguments.subject.there(workspace);
     }
     let carve = arguments.subject.carve(workspace)?;
     let guest = arguments.subject.guest(workspace)?;

@@ -1,6 +1,7 @@
 //! `xtask bench`: measurements beside a peer, in turn and in one run, as medians and ratios. Machines differ and are
 //! busy: a ratio says something, an absolute time alone does not.
 
+mod account;
 mod block;
 mod boot;
 mod devices;
@@ -11,8 +12,10 @@ mod plan;
 mod sample;
 mod startup;
 mod stats;
+mod stock;
 mod table;
 mod threads;
+mod vsock;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -34,12 +37,15 @@ pub enum Arguments {
     Boot(boot::Arguments),
     /// Private memory beside the guest's RAM, of a running stock guest on a KVM host
     Memory(memory::Arguments),
-    /// A disk's requests at real speed: a driver that polls on this machine's own KVM, beside QEMU microvm
+    /// A disk's requests at real speed: a driver that polls on this machine's own KVM, beside QEMU microvm. With --stock,
+    /// fio in a stock guest on a KVM host
     Block(block::Arguments),
-    /// Frames through a tap at real speed, likewise
+    /// Frames through a tap at real speed, likewise. With --stock, iperf3 and ping in a stock guest on a KVM host
     Net(net::Arguments),
     /// A host of 256 CPUs divided between many VMs, from exec to the process's end
     Plan(plan::Arguments),
+    /// Streams between a stock guest and its KVM host, beside QEMU with vhost-vsock
+    Vsock(vsock::Arguments),
 }
 
 /// Runs a benchmark.
@@ -51,6 +57,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         Arguments::Block(arguments) => block::run(workspace, arguments),
         Arguments::Net(arguments) => net::run(workspace, arguments),
         Arguments::Plan(arguments) => plan::run(workspace, arguments),
+        Arguments::Vsock(arguments) => vsock::run(workspace, arguments),
     }
 }
 
@@ -80,15 +87,18 @@ impl Subject {
         Ok(guest::obtain(workspace, false)?.guest(Some(&self.kernel))?.clone())
     }
 
-    /// Runs this same benchmark on a KVM host.
-    fn there(&self, workspace: &Workspace, name: &str, more: &[String]) -> Result<()> {
+    /// Runs this same benchmark, with these same arguments, on a KVM host.
+    fn there(&self, workspace: &Workspace) -> Result<()> {
         // Both are made here, where there is a network and a compiler's cache.
         self.guest(workspace)?;
         let carve = self.carve(workspace)?;
         let this = std::env::current_exe()?;
         let mut command = Command::new(&this);
         command.args(["host", "--no-stdin", "--time-limit", "2h", "--"]).arg(&this);
-        command.args(["bench", name, "--here", "--kernel", &self.kernel, "--carve"]).arg(&carve);
-        Ok(process::run(command.args(more))?)
+        command.args(std::env::args_os().skip(1)).arg("--here");
+        if self.carve.is_none() {
+            command.arg("--carve").arg(carve);
+        }
+        Ok(process::run(&mut command)?)
     }
 }

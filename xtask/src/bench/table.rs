@@ -1,6 +1,6 @@
 //! The table of a benchmark of devices: a row for each workload, Carve beside its peer.
 
-use super::payload::Sample;
+use super::account::Sample;
 use super::stats::median;
 
 /// Samples of both contenders, gathered over rounds.

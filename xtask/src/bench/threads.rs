@@ -4,19 +4,24 @@ use std::time::Duration;
 
 use super::Result;
 
-/// CPU time of all threads of a process but those that run guest code.
+/// CPU time of all threads of a process but those that run guest code, and of those that the kernel has for it.
 pub fn cpu_beside_vcpus(process: u32) -> Result<Duration> {
+    let own = cpu_of(&format!("/proc/{process}/task"), |name| !is_vcpu(name))?;
+    // Before Linux 6.4 these are not threads of the process itself.
+    let vhost = format!("vhost-{process}\n");
+    Ok(own + cpu_of("/proc", |name| name == vhost)?)
+}
+
+/// CPU time of the chosen threads in a folder of them.
+fn cpu_of(folder: &str, chosen: impl Fn(&str) -> bool) -> Result<Duration> {
     let mut sum = Duration::ZERO;
-    for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
+    for task in std::fs::read_dir(folder)? {
         let task = task?.path();
         // Threads come and go.
-        let (Ok(name), Ok(times)) = (
-            std::fs::read_to_string(task.join("comm")),
-            std::fs::read_to_string(task.join("schedstat")),
-        ) else {
-            continue;
-        };
-        if !is_vcpu(&name) {
+        let Ok(name) = std::fs::read_to_string(task.join("comm")) else { continue };
+        if chosen(&name)
+            && let Ok(times) = std::fs::read_to_string(task.join("schedstat"))
+        {
             sum += running_time(&times).ok_or("an odd /proc/PID/task/TID/schedstat")?;
         }
     }

@@ -55,12 +55,24 @@ impl<'a> Steps<'a> {
     }
 
     pub fn format(&mut self) -> Result<Outcome> {
-        judge(&mut self.cargo(&["fmt", "--all", "--check"]), "run cargo fmt --all")
+        let all = judge(&mut self.cargo(&["fmt", "--all", "--check"]), "run cargo fmt --all")?;
+        let payload = ["fmt", "--check", "--manifest-path", cargo::PAYLOAD];
+        let complaint = format!("run cargo fmt --manifest-path {}", cargo::PAYLOAD);
+        match all {
+            Outcome::Passed(_) => judge(&mut self.cargo(&payload), &complaint),
+            all => Ok(all),
+        }
     }
 
     pub fn lints(&mut self) -> Result<Outcome> {
         let arguments = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
-        judge(&mut self.cargo(&arguments), "clippy complains")
+        match judge(&mut self.cargo(&arguments), "clippy complains")? {
+            Outcome::Passed(_) => {
+                let mut payload = cargo::for_payload(self.workspace, "clippy");
+                judge(payload.args(["--", "-D", "warnings"]), "clippy complains about the payload")
+            }
+            complaint => Ok(complaint),
+        }
     }
 
     pub fn docs(&mut self) -> Result<Outcome> {
