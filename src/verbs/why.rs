@@ -135,6 +135,9 @@ fn placement(guest: &Guest, placed: Placed, count: u32) -> String {
     }
     text + match placed {
         Placed::Pinned => "; the file names them",
+        Placed::OneNode if matches!(guest.cpu, CpuShare::Dedicated { numa: Some(_), .. }) => {
+            "; the file names the node"
+        }
         Placed::OneNode => "; the node with the least room of those that have enough",
         Placed::Spread => "; no node has room for all of them",
     }

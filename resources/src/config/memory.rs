@@ -17,8 +17,9 @@ use crate::Size;
 pub struct Memory {
     /// How much the guest has; a multiple of 4 KiB.
     pub size: Size,
-    /// How much of it the host guarantees, at most `size`; the rest may be taken back.
-    pub min: Size,
+    /// How much of it the host guarantees, less than `size`, if not all; the rest may be taken back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<Size>,
     /// What holds it on the host.
     pub backing: Backing,
     /// Ask for transparent huge pages (`madvise(MADV_HUGEPAGE)`). Without effect
@@ -26,6 +27,14 @@ pub struct Memory {
     pub transparent_hugepages: bool,
     /// Populate all of it before the guest starts, not page by page as it is touched.
     pub prefault: bool,
+}
+
+impl Memory {
+    /// How much of it the host guarantees.
+    #[must_use]
+    pub fn guaranteed(&self) -> Size {
+        self.min.unwrap_or(self.size)
+    }
 }
 
 words! {
@@ -153,7 +162,7 @@ impl MemorySpec {
         let size = self.size.unwrap_or(Self::DEFAULT_SIZE);
         Memory {
             size,
-            min: self.min.unwrap_or(size),
+            min: self.min.filter(|&min| min != size),
             backing: self.backing.unwrap_or_default(),
             transparent_hugepages: self.transparent_hugepages.unwrap_or(true),
             prefault: self.prefault.unwrap_or(false),

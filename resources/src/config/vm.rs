@@ -314,9 +314,10 @@ fn check_guarantee(
     hugepages: Option<HugePageSize>,
     conflicts: &mut Vec<Conflict>,
 ) {
-    if memory.min > memory.size {
-        conflicts.push(Conflict::MinAboveSize { min: memory.min, size: memory.size });
-    } else if memory.min < memory.size {
+    let min = memory.guaranteed();
+    if min > memory.size {
+        conflicts.push(Conflict::MinAboveSize { min, size: memory.size });
+    } else if min < memory.size {
         let pinned = [("hugepages", hugepages.is_some()), ("memory.prefault", memory.prefault)];
         let pinned = pinned.into_iter().find(|(_, given)| *given);
         conflicts.extend(pinned.map(|(key, _)| Conflict::MinOfPinned(key)));

@@ -103,8 +103,7 @@ impl<'a> Placer<'_, 'a> {
                 let own = pins.contains(&cpu) || workers.contains(cpu);
                 self.owners.insert(cpu, (entry.name(), own));
             }
-            let memory =
-                (entry.memory.floor() + entry.memory.huge()) / u64::from(nodes.len().max(1));
+            let memory = entry.memory.charged() / u64::from(nodes.len().max(1));
             for node in nodes.iter() {
                 let left = self.memory.entry(node).or_default();
                 *left = left.saturating_sub(memory);
@@ -284,7 +283,7 @@ impl<'a> Placer<'_, 'a> {
     }
 
     fn anywhere(&self, entry: &Entry<'_>, need: &Need<'_>) -> Found {
-        let memory = entry.memory.floor() + entry.memory.huge();
+        let memory = entry.memory.charged();
         let on_one = self
             .cores
             .nodes()

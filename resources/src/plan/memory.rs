@@ -49,7 +49,7 @@ pub(super) fn charge(
     problems: &mut Problems,
 ) {
     let memory = &entry.memory;
-    let charged = memory.floor().saturating_add(memory.huge());
+    let charged = memory.charged();
     let limit = memory.limit().saturating_add(memory.huge());
     let label = entry.label();
     let name = entry.name();

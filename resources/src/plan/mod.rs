@@ -123,6 +123,12 @@ impl MemoryShare {
         guest.saturating_add(self.overhead.bytes())
     }
 
+    /// All memory it takes of a reservation.
+    #[must_use]
+    pub fn charged(&self) -> u64 {
+        self.floor().saturating_add(self.huge())
+    }
+
     /// Bytes in huge pages.
     #[must_use]
     pub fn huge(&self) -> u64 {

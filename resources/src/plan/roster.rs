@@ -54,7 +54,7 @@ impl<'a> Entry<'a> {
         let memory = &guest.vm.memory;
         let memory = MemoryShare {
             size: memory.size,
-            min: memory.min,
+            min: memory.guaranteed(),
             overhead: overhead(&guest.vm),
             hugepages: guest.vm.hugepages.map(|page| page.size()),
         };
