@@ -4,10 +4,12 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -73,6 +75,29 @@ fn names(lines: &str) -> Vec<String> {
     lines.lines().map(event).collect()
 }
 
+/// Passes on what comes to a port of this machine alone to the guest's socket, for programs that speak only TCP.
+fn forward(to: PathBuf) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(guest) = UnixStream::connect(&to) else { return };
+            let (mut from_client, mut to_guest) =
+                (client.try_clone().unwrap(), guest.try_clone().unwrap());
+            thread::spawn(move || {
+                let _ = io::copy(&mut from_client, &mut to_guest);
+                let _ = to_guest.shutdown(Shutdown::Write);
+            });
+            let (mut from_guest, mut to_client) = (guest, client);
+            thread::spawn(move || {
+                let _ = io::copy(&mut from_guest, &mut to_client);
+                let _ = to_client.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    address
+}
+
 macro_rules! kvm_tests {
     ($($(#[$attribute:meta])* fn $name:ident() $body:block)+) => {
         $($(#[$attribute])* #[test] fn $name() { if have_kvm() { $body } })+
@@ -88,6 +113,30 @@ kvm_tests! {
         assert_eq!(guest.ask("GET", "/v1/events?follow=perhaps", "").0, 400);
         let (status, told) = guest.ask("GET", "/v1/events?follow=no", "");
         assert_eq!((status, names(&told)), (200, vec!["started".to_owned()]));
+    }
+
+    fn metrics_are_there_for_one_guest_and_for_all() {
+        let guest = Guest::start("measured", payload::spin(), &[]);
+        let (status, own) = guest.ask("GET", "/v1/metrics", "");
+        assert_eq!(status, 200);
+        let up = format!("carve_guest_up{{id=\"{}\",name=\"measured\"}}", guest.id);
+        assert!(own.contains(&format!("{up} 1")) && own.contains("carve_guest_vcpu_exits_total"), "{own}");
+        let all = done(&["metrics"]).text();
+        assert!(all.contains(&format!("{up} 1")) && all.contains("state=\"running\""), "{all}");
+
+        // One that hangs is told apart within the second, and the others do not suffer.
+        let other = Guest::start("answers", payload::spin(), &[]);
+        let inspected: Value = serde_json::from_str(&done(&["inspect", "measured"]).text()).unwrap();
+        let pid = i32::try_from(inspected[0]["pid"].as_i64().unwrap()).unwrap();
+        // SAFETY: signals to a process of this test's own guest, which lives until the end of the test.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0);
+        let finished = done(&["metrics"]);
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGCONT) }, 0);
+        let all = finished.text();
+        assert!(all.contains(&format!("{up} 0")), "{all}");
+        let other = format!("carve_guest_up{{id=\"{}\",name=\"answers\"}} 1", other.id);
+        assert!(all.contains(&other) && finished.took < Duration::from_secs(10), "{all}");
     }
 
     fn a_guest_tells_of_its_life_up_to_its_end() {
@@ -128,7 +177,7 @@ kvm_tests! {
         let mut events = command.args(["events", "-f", "guest=follow"]).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(events.stdout.take().unwrap()).lines().map(Result::unwrap);
         // Only what comes is shown, so it has to be there by then.
-        std::thread::sleep(Duration::from_millis(500));
+        thread::sleep(Duration::from_millis(500));
         let guest = Guest::start("follow", payload::spin(), &[]);
         assert_eq!(names(&lines.next().unwrap()), ["created"]);
         assert_eq!(names(&lines.next().unwrap()), ["started"]);
@@ -137,9 +186,32 @@ kvm_tests! {
         drop(guest);
     }
 
+    fn an_independent_tool_finds_the_interface_as_it_is_described() {
+        let Some(schemathesis) = std::env::var_os("CARVE_SCHEMATHESIS") else {
+            eprintln!("skipped: CARVE_SCHEMATHESIS, the program schemathesis, is not set");
+            return;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let guest = Guest::start("described", payload::spin(), &["--balloon"]);
+        let address = forward(guest.socket());
+        let mut command = Command::new(schemathesis);
+        command.current_dir(folder.path());
+        command.args(["run", &format!("http://{address}/v1/openapi.json"), "--url", &format!("http://{address}")]);
+        command.args(["--phases", "coverage,fuzzing", "--max-examples", "40", "--seed", "1", "--no-color"]);
+        command.args(["--checks", "all", "--warnings", "off", "--request-timeout", "20"]);
+        // What a guest takes depends on its devices and its state, of which the description knows nothing.
+        command.args(["--exclude-checks", "positive_data_acceptance"]);
+        // These end the guest, or go on for ever.
+        for path in ["/v1/end", "/v1/reset", "/v1/events", "/v1/console"] {
+            command.args(["--exclude-path", path]);
+        }
+        Running::start(&mut command).finish(Duration::from_secs(300)).expect(0);
+        assert_eq!(guest.ask("GET", "/v1/vm", "").0, 200);
+    }
+
     fn interrupting_events_ends_them() {
         let mut events = Running::start(carve().args(["events", "--since", "1h"]));
-        std::thread::sleep(Duration::from_millis(500));
+        thread::sleep(Duration::from_millis(500));
         assert!(!events.exited());
         events.signal(libc::SIGINT);
         let finished = events.finish(SOON);

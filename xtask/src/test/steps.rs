@@ -34,6 +34,8 @@ const TOOLS: [(&str, &str, Suite); 6] = [
     ("qemu-img", "qemu-utils", Suite::Backports),
     ("socat", "socat", Suite::Stable),
 ];
+/// As pip calls it.
+const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 /// The one boot of `--quick`.
 const QUICK_BOOT: &str = "debian_6_1_cloud_512_mib";
 /// More than the emulated host takes for all boots, several times.
@@ -291,8 +293,25 @@ impl<'a> Steps<'a> {
                 eprintln!("xtask: tests that need other programs will be skipped: {error}")
             }
         }
+        match schemathesis(self.workspace) {
+            Ok(program) => drop(command.env("CARVE_SCHEMATHESIS", program)),
+            Err(error) => {
+                eprintln!("xtask: the control interface is not checked against its description: {error}")
+            }
+        }
         Ok(())
     }
+}
+
+/// The program that checks the control interface against its description, in a Python environment of its own.
+fn schemathesis(workspace: &Workspace) -> Result<PathBuf> {
+    let folder = workspace.root().join("target/tools").join(SCHEMATHESIS);
+    let program = folder.join("bin/schemathesis");
+    if !program.exists() {
+        process::run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+        process::run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", SCHEMATHESIS]))?;
+    }
+    Ok(program)
 }
 
 fn install_tools(workspace: &Workspace) -> Result<()> {
