@@ -21,8 +21,9 @@ use resources::config::{
 };
 
 use self::guests::{
-    EventsArgs, InspectArgs, KeepFlags, KillArgs, MonitorArgs, PauseArgs, PruneArgs, PsArgs,
-    RenameArgs, RestartArgs, RmArgs, StartArgs, StopArgs, UnpauseArgs, VmmArgs, WaitArgs,
+    AttachArgs, EventsArgs, InspectArgs, KeepFlags, KillArgs, LogsArgs, MonitorArgs, PauseArgs,
+    PruneArgs, PsArgs, RenameArgs, RestartArgs, RmArgs, StartArgs, StopArgs, UnpauseArgs, VmmArgs,
+    WaitArgs,
 };
 use self::host::{CapacityArgs, ConfigArgs, InventoryArgs, PlanArgs, SchemaArgs, WhyArgs};
 use crate::exit;
@@ -50,6 +51,8 @@ pub enum Verb {
     Rm(RmArgs),
     Ps(PsArgs),
     Inspect(InspectArgs),
+    Logs(LogsArgs),
+    Attach(AttachArgs),
     Events(EventsArgs),
     /// Print the description of a guest's control interface, in OpenAPI 3.1
     ApiSpec,

@@ -43,6 +43,8 @@ fn main() -> ExitCode {
         Verb::Inspect(args) => verbs::inspect::run(&args),
         Verb::ApiSpec => verbs::api_spec::run(),
         Verb::Metrics => verbs::metrics::run(),
+        Verb::Logs(args) => verbs::logs::run(&args),
+        Verb::Attach(args) => verbs::attach::run(&args),
         Verb::Events(args) => verbs::events::run(&args),
         Verb::Wait(args) => verbs::wait::run(&args),
         Verb::Rename(args) => verbs::rename::run(&args),

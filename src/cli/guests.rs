@@ -1,5 +1,7 @@
 //! Arguments of the verbs that act on guests known by name or id.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -8,6 +10,7 @@ use resources::config::Name;
 use vmm::guests::Restart;
 
 use super::moment::Moment;
+use crate::verbs::attach::DetachKeys;
 use crate::verbs::completions;
 
 /// How a guest is kept and what follows its end.
@@ -54,8 +57,88 @@ pub struct OneGuest {
 /// Start guests that were created or have ended, detached
 #[derive(Debug, Args)]
 pub struct StartArgs {
+    /// Show the guest's output until it ends, and end with its exit code; for one guest
+    #[arg(short, long)]
+    pub attach: bool,
+    /// Send what is typed to the guest, too; for one guest
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Keys that leave the guest's console: characters or ctrl-KEY, with commas between them
+    #[arg(long, value_name = "KEYS", default_value_t)]
+    pub detach_keys: DetachKeys,
     #[command(flatten)]
     pub which: Guests,
+}
+
+/// Print what a guest's console said, in all its runs
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Go on with what comes, until the guest ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// From when on: how long ago (10m, 1h30m), or a time in UTC (2026-03-01T12:00:00)
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Moment>,
+    /// Up to when, likewise
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<Moment>,
+    /// Only so many lines, the last ones; or all
+    #[arg(short = 'n', long, value_name = "LINES", default_value_t)]
+    pub tail: Tail,
+    /// Print before each line when its beginning was written
+    #[arg(short, long)]
+    pub timestamps: bool,
+    #[command(flatten)]
+    pub which: OneGuest,
+}
+
+/// How many lines of a log.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tail(Option<usize>);
+
+impl Tail {
+    /// So many; nothing means all.
+    pub fn lines(self) -> Option<usize> {
+        self.0
+    }
+}
+
+impl fmt::Display for Tail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("all"),
+            Some(lines) => lines.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Tail {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self(None)),
+            text => text.parse().map(|lines| Self(Some(lines))).map_err(|_| {
+                format!("`{}` is neither a number of lines nor all", text.escape_debug())
+            }),
+        }
+    }
+}
+
+/// Put this terminal on the console of a running guest, until it ends
+///
+/// The last of what the guest said is shown first. Ctrl-P Ctrl-Q leaves the guest running. Several may be attached
+/// at once: all see the same, and all may type. Ends with the exit code of the guest's end.
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// Keys that leave the guest's console: characters or ctrl-KEY, with commas between them
+    #[arg(long, value_name = "KEYS", default_value_t)]
+    pub detach_keys: DetachKeys,
+    /// Only look: send nothing to the guest
+    #[arg(long)]
+    pub no_stdin: bool,
+    #[command(flatten)]
+    pub which: OneGuest,
 }
 
 /// End guests: press the power button, and kill what has not ended after a while

@@ -8,6 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub struct Moment(SystemTime);
 
 impl Moment {
+    /// As the system's clock has it.
+    pub fn time(self) -> SystemTime {
+        self.0
+    }
+
     /// Milliseconds since 1970.
     pub fn millis(self) -> u64 {
         let since_1970 = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! One file for each verb of the command line.
 
 pub mod api_spec;
+pub mod attach;
 pub mod capacity;
 pub mod completions;
 pub mod config;
@@ -11,6 +12,7 @@ mod host_file;
 pub mod inspect;
 pub mod inventory;
 pub mod kill;
+pub mod logs;
 pub mod man;
 pub mod metrics;
 pub mod monitor;

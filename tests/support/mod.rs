@@ -3,6 +3,7 @@
 
 pub mod disks;
 pub mod guests;
+pub mod host;
 pub mod inside;
 pub mod networks;
 pub mod payload;

@@ -265,6 +265,17 @@ payload! {
 }
 
 payload! {
+    /// Prints lines of 64 bytes by string instruction, without end.
+    torrent:
+    "2: lea rsi, [rip + 3f]",
+    "mov ecx, 64",
+    "mov dx, 0x3f8",
+    "rep outsb",
+    "jmp 2b",
+    "3: .ascii \"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+\\n\"",
+}
+
+payload! {
     /// Takes the serial port's transmitter interrupt: routes I/O APIC pin 4 to vector 0x31 of the
     /// first local APIC, enables the interrupt in the UART, and waits with `sti; hlt`. The handler
     /// prints `I` and powers off.

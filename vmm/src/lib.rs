@@ -20,7 +20,7 @@ pub mod outcome;
 mod request;
 mod resets;
 mod run;
-mod signals;
+pub mod signals;
 mod statistics;
 pub mod timings;
 

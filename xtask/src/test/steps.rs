@@ -23,7 +23,8 @@ const CARVE: &str = "carve";
 /// Those of them that need no guest to boot, and those whose guests boot anywhere. All others boot stock kernels and
 /// run on a KVM host.
 const LOCAL_TARGETS: [&str; 2] = ["cli", "divide"];
-const KVM_TARGETS: [&str; 6] = ["api", "changes", "kvm", "lifecycle", "pause", "terminal"];
+const KVM_TARGETS: [&str; 7] =
+    ["api", "changes", "console", "kvm", "lifecycle", "pause", "terminal"];
 /// Programs that tests run beside Carve, also in an emulated host, which sees this machine's files: to disassemble ACPI
 /// tables, make networks and images, and talk to guests.
 const TOOLS: [(&str, &str, Suite); 6] = [
@@ -296,7 +297,9 @@ impl<'a> Steps<'a> {
         match schemathesis(self.workspace) {
             Ok(program) => drop(command.env("CARVE_SCHEMATHESIS", program)),
             Err(error) => {
-                eprintln!("xtask: the control interface is not checked against its description: {error}")
+                eprintln!(
+                    "xtask: the control interface is not checked against its description: {error}"
+                )
             }
         }
         Ok(())
@@ -309,7 +312,11 @@ fn schemathesis(workspace: &Workspace) -> Result<PathBuf> {
     let program = folder.join("bin/schemathesis");
     if !program.exists() {
         process::run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
-        process::run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", SCHEMATHESIS]))?;
+        process::run(Command::new(folder.join("bin/pip")).args([
+            "install",
+            "--quiet",
+            SCHEMATHESIS,
+        ]))?;
     }
     Ok(program)
 }
