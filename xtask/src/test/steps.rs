@@ -296,7 +296,9 @@ impl<'a> Steps<'a> {
         match schemathesis(self.workspace) {
             Ok(program) => drop(command.env("CARVE_SCHEMATHESIS", program)),
             Err(error) => {
-                eprintln!("xtask: the control interface is not checked against its description: {error}")
+                eprintln!(
+                    "xtask: the control interface is not checked against its description: {error}"
+                )
             }
         }
         Ok(())
@@ -309,7 +311,11 @@ fn schemathesis(workspace: &Workspace) -> Result<PathBuf> {
     let program = folder.join("bin/schemathesis");
     if !program.exists() {
         process::run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
-        process::run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", SCHEMATHESIS]))?;
+        process::run(Command::new(folder.join("bin/pip")).args([
+            "install",
+            "--quiet",
+            SCHEMATHESIS,
+        ]))?;
     }
     Ok(program)
 }
