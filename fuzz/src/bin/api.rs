@@ -12,6 +12,9 @@ use vmm::api::routes::Guest;
 use vmm::api::server::{Handled, Service};
 use vmm::api::types::ProblemDocument;
 use vmm::command::Mailbox;
+use vmm::console::ConsoleHandle;
+use vmm::console::remote::RemoteInput;
+use vmm::console::ring::Ring;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Smaller than the real ones, so that they are met.
@@ -34,7 +37,9 @@ fn check(request: &Request, response: &Response) {
 
 fuzz_target!(|data: &[u8]| {
     let (mailbox, inbox) = Mailbox::new().expect("descriptors");
-    let mut guest = Guest::new(mailbox, Events::default());
+    let input = RemoteInput::new().expect("descriptors");
+    let console = ConsoleHandle { ring: Ring::default(), input };
+    let mut guest = Guest::new(mailbox, Events::default(), console);
     let wake = Arc::new(EventFd::new(0).expect("descriptors"));
     let mut rest = data;
     while let Ok(parsed) = http::parse(rest, BOUNDS) {
