@@ -81,8 +81,9 @@ pub fn attach(entry: &Entry, options: &Options) -> Result<ExitCode, super::Error
             let session = Session::new(console, known, signals, raw.is_some(), window, options)?;
             session.run()?
         }
-        // It was faster: its log has what it said.
-        Err(error) if options.from_start && error.is_gone() => {
+        // It was faster, or is just ending: its log has what it said.
+        Err(error) if options.from_start => {
+            tracing::debug!("the console cannot be had, so its log is shown: {error}");
             let since = run.as_ref().map(|run| time(run.started_at));
             logs::print(entry, &Query { since, ..Query::default() }, true, false)?;
             Leave::Ended

@@ -53,12 +53,18 @@ pub fn run(args: &LogsArgs) -> Result<ExitCode, super::Error> {
 /// The log cannot be read, or nobody reads what is printed.
 pub fn print(entry: &Entry, query: &Query, follow: bool, timestamps: bool) -> io::Result<()> {
     let mut reader = Reader::open(entry.state_folder(), query)?;
+    // A guest that goes on and on is not followed unasked.
+    let mut left = if follow { u64::MAX } else { reader.available() };
     let mut out = Out { out: io::stdout(), timestamps, line_begins: true };
     loop {
         // Before the log is read, so that nothing is left out that was said before the end.
         let late = query.until.is_some_and(|until| until < SystemTime::now());
         let over = !follow || late || has_ended(entry);
-        while let Some(piece) = reader.read()? {
+        while left > 0
+            && let Some(mut piece) = reader.read()?
+        {
+            piece.bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            left -= piece.bytes.len() as u64;
             out.write(&piece)?;
         }
         if over {

@@ -170,7 +170,7 @@ impl Session {
             },
         };
         let over = (count == 0).then_some(Leave::Ended);
-        let shown = self.at_a_line(&bytes[..count]);
+        let shown = self.without_half_line(&bytes[..count]);
         let mut out = io::stdout();
         match out.write_all(&shown).and_then(|()| out.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Some(Leave::NoReader)),
@@ -180,7 +180,7 @@ impl Session {
     }
 
     /// What is to be shown of the next `bytes`: old output is from the beginning of a line on, if one begins in it.
-    fn at_a_line(&mut self, bytes: &[u8]) -> Vec<u8> {
+    fn without_half_line(&mut self, bytes: &[u8]) -> Vec<u8> {
         if self.old == 0 {
             return bytes.to_vec();
         }

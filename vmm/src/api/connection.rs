@@ -130,7 +130,11 @@ impl Connection {
     /// When it needs a look even if nothing happens; never while a stream pauses.
     pub fn deadline(&self) -> Option<Instant> {
         let pauses = matches!(self.state, State::Streaming(_)) && !self.has_output();
-        (!pauses).then_some(self.deadline)
+        (!pauses && !self.is_patient()).then_some(self.deadline)
+    }
+
+    fn is_patient(&self) -> bool {
+        matches!(&self.state, State::Streaming(streaming) if streaming.stream.is_patient())
     }
 
     /// Whether there is something to do without waiting: a request that came along with the one before, or
@@ -306,7 +310,9 @@ impl Connection {
                 self.sent += count;
                 Ok(ControlFlow::Continue(count))
             }
-            Err(Errno::AGAIN) if now >= self.deadline => Ok(ControlFlow::Break(Fate::Close)),
+            Err(Errno::AGAIN) if now >= self.deadline && !self.is_patient() => {
+                Ok(ControlFlow::Break(Fate::Close))
+            }
             Err(error) => Err(error),
         }
     }

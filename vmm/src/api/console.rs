@@ -86,6 +86,10 @@ impl Stream for Attachment {
         }
     }
 
+    fn is_patient(&self) -> bool {
+        true
+    }
+
     fn has_input(&self) -> bool {
         !matches!(self.client, Client::Silent)
     }

@@ -28,12 +28,16 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api.sock");
         let (mailbox, inbox) = Mailbox::new().unwrap();
         let console = ConsoleHandle { ring: Ring::default(), input: RemoteInput::new().unwrap() };
         let guest = Guest::new(mailbox, Events::default(), console.clone());
-        let server = Server::start(socket::bind(&path).unwrap(), guest, Limits::default()).unwrap();
+        let server = Server::start(socket::bind(&path).unwrap(), guest, limits).unwrap();
         let output = Output::new(None, console.ring.clone()).unwrap();
         Self { output, console, path, _server: server, _inbox: inbox, _dir: dir }
     }
@@ -157,7 +161,8 @@ fn nothing_is_lost_of_what_a_keeper_has_not_confirmed() {
 
 #[test]
 fn a_client_that_reads_nothing_holds_nobody_up_and_is_told_what_it_lost() {
-    let mut guest = Fixture::new();
+    let limits = Limits { request: Duration::from_secs(2), ..Limits::default() };
+    let mut guest = Fixture::with(limits);
     let mut deaf = guest.attach(Some(0), true, false);
     for _ in 0..100 {
         guest.output.write_all(&[b'x'; 10_000]).unwrap();
@@ -165,6 +170,8 @@ fn a_client_that_reads_nothing_holds_nobody_up_and_is_told_what_it_lost() {
     until(|| guest.output.is_drained());
     let mut other = guest.attach(Some(guest.console.ring.end() - 3), true, false);
     assert_eq!(hear(&mut other, 3), "xxx");
+    // Longer than anybody has for a response.
+    std::thread::sleep(limits.request * 3 / 2);
     guest.output.finish();
     let mut heard = String::new();
     deaf.stream.read_to_string(&mut heard).unwrap();

@@ -8,6 +8,11 @@ pub trait Stream: fmt::Debug + Send {
     /// Appends the next bytes, a few thousand at most, and says what comes after them.
     fn next(&mut self, output: &mut Vec<u8>) -> Flow;
 
+    /// Whether the client may take as long as it likes: what it leaves there costs nothing.
+    fn is_patient(&self) -> bool {
+        false
+    }
+
     /// Whether the client may send anything.
     fn has_input(&self) -> bool {
         false

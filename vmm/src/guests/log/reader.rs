@@ -58,6 +58,8 @@ pub struct Reader {
 struct Files {
     log: File,
     inode: u64,
+    /// Its size when it was opened.
+    length: u64,
     /// Where to read on.
     position: u64,
     times: Option<File>,
@@ -86,6 +88,11 @@ impl Reader {
             reader.skip_to_last(lines)?;
         }
         Ok(reader)
+    }
+
+    /// Bytes that are to be read of what was there when the log was opened.
+    pub fn available(&self) -> u64 {
+        self.files.iter().map(|files| files.length.saturating_sub(files.position)).sum()
     }
 
     /// What comes next; nothing if that is all for now, or all until the time that was asked for.
@@ -164,7 +171,7 @@ impl Reader {
                     files.position = mark.start();
                     return;
                 }
-                None => files.position = files.length(),
+                None => files.position = files.length,
             }
         }
     }
@@ -175,7 +182,7 @@ impl Reader {
         let mut very_end = true;
         for files in self.files.iter_mut().rev() {
             let over = until.and_then(|until| files.marks.iter().find(|mark| mark.time > until));
-            let end = over.map_or(u64::MAX, Mark::start).min(files.length()).max(files.position);
+            let end = over.map_or(u64::MAX, Mark::start).min(files.length).max(files.position);
             if lines == 0 {
                 files.position = end;
                 continue;
@@ -210,8 +217,10 @@ impl Files {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             log => log?,
         };
+        let metadata = log.metadata()?;
         let mut files = Self {
-            inode: log.metadata()?.ino(),
+            inode: metadata.ino(),
+            length: metadata.len(),
             log,
             position: 0,
             times: File::open(age.times(folder)).ok(),
@@ -220,10 +229,6 @@ impl Files {
         };
         files.read_marks()?;
         Ok(Some(files))
-    }
-
-    fn length(&self) -> u64 {
-        self.log.metadata().map_or(0, |metadata| metadata.len())
     }
 
     fn read(&mut self) -> io::Result<Option<Piece>> {
