@@ -6,6 +6,7 @@
 pub mod guests;
 pub mod host;
 pub mod moment;
+pub mod update;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -22,8 +23,8 @@ use resources::config::{
 
 use self::guests::{
     AttachArgs, EventsArgs, InspectArgs, KeepFlags, KillArgs, LogsArgs, MonitorArgs, PauseArgs,
-    PruneArgs, PsArgs, RenameArgs, RestartArgs, RmArgs, StartArgs, StopArgs, UnpauseArgs, VmmArgs,
-    WaitArgs,
+    PruneArgs, PsArgs, RenameArgs, RestartArgs, RmArgs, StartArgs, StatsArgs, StopArgs,
+    UnpauseArgs, UpdateArgs, VmmArgs, WaitArgs,
 };
 use self::host::{CapacityArgs, ConfigArgs, InventoryArgs, PlanArgs, SchemaArgs, WhyArgs};
 use crate::exit;
@@ -60,6 +61,8 @@ pub enum Verb {
     Metrics,
     Wait(WaitArgs),
     Rename(RenameArgs),
+    Update(UpdateArgs),
+    Stats(StatsArgs),
     Prune(PruneArgs),
     Monitor(MonitorArgs),
     Vmm(VmmArgs),

@@ -48,6 +48,8 @@ fn main() -> ExitCode {
         Verb::Events(args) => verbs::events::run(&args),
         Verb::Wait(args) => verbs::wait::run(&args),
         Verb::Rename(args) => verbs::rename::run(&args),
+        Verb::Update(args) => verbs::update::run(&args),
+        Verb::Stats(args) => verbs::stats::run(&args),
         Verb::Prune(args) => verbs::prune::run(&args),
         Verb::Monitor(args) => verbs::monitor::run(&args),
         Verb::Vmm(args) => return verbs::vmm::run(&args, start),

@@ -18,10 +18,22 @@ use support::{Finished, Running, carve, have_kvm, store};
 
 const SOON: Duration = Duration::from_secs(60);
 
+const MIB: u64 = 1 << 20;
+
 /// `carve` with arguments, to its end.
 #[track_caller]
 fn done(arguments: &[&str]) -> Finished {
     Running::start(carve().args(arguments)).finish(SOON).expect(0)
+}
+
+/// `carve` with arguments, which it refuses in these words.
+#[track_caller]
+fn refused(arguments: &[&str], words: &[&str]) {
+    let finished = Running::start(carve().args(arguments)).finish(SOON);
+    assert!(!finished.status.success(), "{arguments:?} was done");
+    for word in words {
+        assert!(finished.stderr.contains(word), "no {word:?} in {:?}", finished.stderr);
+    }
 }
 
 /// A detached guest, removed at the end.
@@ -207,6 +219,65 @@ kvm_tests! {
         }
         Running::start(&mut command).finish(Duration::from_secs(300)).expect(0);
         assert_eq!(guest.ask("GET", "/v1/vm", "").0, 200);
+    }
+
+    fn what_is_updated_holds_at_once_and_at_the_next_start() {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        disk.as_file().set_len(MIB).unwrap();
+        let path = disk.path().to_str().unwrap();
+        let kernel = elf(payload::disk_pci());
+        let kernel = kernel.to_str().unwrap();
+        let all = ["run", "-d", "--name", "changed", "--memory", "128MiB", "--balloon", "--kernel", kernel, "--disk", path];
+        let guest = Guest { id: done(&all).text().trim().to_owned() };
+        let changes = ["--disk", "disk0,size=2MiB,iops=200", "--balloon", "16MiB", "--restart", "on-failure", "--label", "tier=front"];
+        done(&[&["update", "changed"], &changes[..]].concat());
+        assert_eq!(disk.as_file().metadata().unwrap().len(), 2 * MIB);
+        let statistics = || serde_json::from_str::<Value>(&guest.ask("GET", "/v1/stats", "").1).unwrap();
+        assert_eq!(statistics()["memory"]["balloon_target"], 16 * MIB);
+        assert_eq!(statistics()["disks"]["disk0"]["size"], 2 * MIB);
+        let inspect = || serde_json::from_str::<Value>(&done(&["inspect", "changed"]).text()).unwrap()[0].clone();
+        let kept = inspect();
+        assert_eq!((&kept["config"]["disk"]["disk0"]["iops"], &kept["config"]["balloon"]["target"]), (&200.into(), &"16MiB".into()));
+        assert_eq!((&kept["restart"], &kept["labels"]["tier"]), (&"on-failure".into(), &"front".into()));
+        refused(&["update", "--disk", "root,iops=1", "changed"], &["`root`", "`disk0`"]);
+        refused(&["update", "--disk", "disk0,size=1MiB", "changed"], &["disk0", "2097152"]);
+        assert_eq!(inspect()["config"], kept["config"], "what was refused is not kept");
+
+        done(&["kill", "changed"]);
+        refused(&["update", "--disk", "disk0,size=4MiB", "changed"], &["exited", "carve start changed", "truncate", path]);
+        done(&["update", "--disk", "disk0,iops=300", "--balloon", "8MiB", "changed"]);
+        done(&["start", "changed"]);
+        assert_eq!(statistics()["memory"]["balloon_target"], 8 * MIB);
+        let told = done(&["events", "--since", "10m", "--until", "0s", "-f", "guest=changed", "-f", "event=updated"]).text();
+        assert_eq!(told.lines().count(), 6, "{told}");
+        refused(&["update", "changed"], &["nothing is to change", "--disk"]);
+    }
+
+    fn statistics_are_of_the_last_second_and_come_every_second() {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        disk.as_file().set_len(MIB).unwrap();
+        let path = format!("path={},iops=400", disk.path().display());
+        let _guest = Guest::start("busy", payload::disk_pci(), &["--disk", &path]);
+        let list: Value = serde_json::from_str(&done(&["stats", "--no-stream", "--format", "json", "busy"]).text()).unwrap();
+        let (one, none) = (&list["guests"][0], &list["guests"][1]);
+        assert_eq!((&list["version"], &one["name"], &one["memory"], none), (&1.into(), &"busy".into(), &(128 * MIB).into(), &Value::Null));
+        let written = one["disk_written"].as_u64().unwrap();
+        assert!(written > 100 * 512 && written < 500 * 512, "{one}");
+        assert!(one["cpu_percent"].as_f64().unwrap() > 0.0 && one["memory_held"].as_u64().unwrap() > 0, "{one}");
+
+        let mut command = carve();
+        let mut stats = command.args(["stats", "--format", "json", "busy"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(stats.stdout.take().unwrap()).lines().map(Result::unwrap);
+        for _ in 0..2 {
+            let list: Value = serde_json::from_str(&lines.next().unwrap()).unwrap();
+            assert!(list["guests"][0]["disk_written"].is_u64(), "{list}");
+        }
+        drop(lines);
+        assert_eq!(stats.wait().unwrap().code(), Some(0), "the reader has had enough");
+        done(&["kill", "busy"]);
+        let table = done(&["stats", "--no-stream", "busy"]).text();
+        assert!(table.contains("exited") && table.contains("- / 128MiB"), "{table}");
+        refused(&["stats", "--no-stream", "nobody-at-all"], &["no guest nobody-at-all"]);
     }
 
     fn interrupting_events_ends_them() {

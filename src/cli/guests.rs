@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
+use resources::Size;
 use resources::config::Name;
 use vmm::guests::Restart;
 
 use super::moment::Moment;
+use super::update::{DiskChange, NetChange};
 use crate::verbs::attach::DetachKeys;
 use crate::verbs::completions;
 
@@ -275,6 +277,50 @@ pub struct RenameArgs {
     /// The new name
     #[arg(value_name = "NAME")]
     pub name: Name,
+}
+
+/// Change guests, at once and for their next starts
+///
+/// 0 lifts a limit. A disk grows only while its guest runs.
+#[derive(Debug, Args)]
+pub struct UpdateArgs {
+    /// Change a disk: its name, then size, iops or bandwidth, as in disk0,size=20GiB,iops=1000;
+    /// may be given several times
+    #[arg(long = "disk", value_name = "NAME,KEY=VALUE,...")]
+    pub disks: Vec<DiskChange>,
+    /// Change a network device: its name, then link (up or down), rx-bandwidth, rx-packets,
+    /// tx-bandwidth or tx-packets, as in net0,link=down; may be given several times
+    #[arg(long = "net", value_name = "NAME,KEY=VALUE,...")]
+    pub nets: Vec<NetChange>,
+    /// Memory that the guest is asked to give back through its balloon; 0 for none
+    #[arg(long, value_name = "SIZE")]
+    pub balloon: Option<Size>,
+    /// When to start the guest again after its end: no, on-failure, on-failure:N, unless-stopped or
+    /// always
+    #[arg(long, value_name = "POLICY")]
+    pub restart: Option<Restart>,
+    /// Note something about the guest, in place of what was noted by that key; may be given several
+    /// times
+    #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    #[command(flatten)]
+    pub which: Guests,
+}
+
+/// Show what running guests use, again every second until interrupted
+///
+/// Rates are those of the last second.
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Show it once
+    #[arg(long)]
+    pub no_stream: bool,
+    /// Form of the list; JSON is one line a second
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: super::Format,
+    /// Name or id of a guest, or the beginning of one; without any, all that run
+    #[arg(value_name = "GUEST", add = ArgValueCompleter::new(completions::guests))]
+    pub guests: Vec<String>,
 }
 
 /// Remove all guests that have ended

@@ -28,6 +28,7 @@ pub mod process;
 mod record;
 mod status;
 mod store;
+mod update;
 
 pub use folders::{Folders, NoFolder};
 pub use guest::{Guest, Restart, Wanted};
@@ -36,3 +37,4 @@ pub use journal::{Journal, Reader as JournalReader};
 pub use record::{Ended, Record};
 pub use status::{State, Status};
 pub use store::{Entry, Error, New, Store};
+pub use update::{Error as UpdateError, Update};

@@ -42,7 +42,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         if !ready {
             return Err("the guest ended before it was ready".into());
         }
-        let private = private_kib(&smaps?);
+        let private = private_kib(&smaps?, RAM_KIB);
         dirty.push(private.dirty / 1024.0);
         clean.push(private.clean / 1024.0);
     }
@@ -57,14 +57,17 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Private memory of every mapping but the guest's RAM, in KiB (proc_pid_smaps(5)).
-#[derive(Debug, Default, PartialEq)]
-struct Private {
-    dirty: f64,
-    clean: f64,
+/// Memory of every mapping but the guest's RAM, in KiB (proc_pid_smaps(5)).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Private {
+    pub dirty: f64,
+    pub clean: f64,
+    /// Private memory, and of what is shared this process's part.
+    pub proportional: f64,
 }
 
-fn private_kib(smaps: &str) -> Private {
+/// What `smaps` accounts for beside mappings of `ram` KiB.
+pub fn private_kib(smaps: &str, ram: u64) -> Private {
     let (mut private, mut size) = (Private::default(), 0);
     for line in smaps.lines() {
         let mut words = line.split_whitespace();
@@ -72,10 +75,11 @@ fn private_kib(smaps: &str) -> Private {
         let Ok(kib) = value.parse::<u32>() else { continue };
         match name {
             "Size:" => size = u64::from(kib),
-            "Private_Dirty:" | "Private_Hugetlb:" if size != RAM_KIB => {
+            "Private_Dirty:" | "Private_Hugetlb:" if size != ram => {
                 private.dirty += f64::from(kib);
             }
-            "Private_Clean:" if size != RAM_KIB => private.clean += f64::from(kib),
+            "Private_Clean:" if size != ram => private.clean += f64::from(kib),
+            "Pss:" if size != ram => private.proportional += f64::from(kib),
             _ => {}
         }
     }
@@ -89,7 +93,8 @@ mod memory_test {
     #[test]
     fn the_guest_s_ram_does_not_count() {
         let smaps = "7f00-7f01 rw-p 0 00:00 0\nSize: 524288 kB\nPrivate_Dirty: 1000 kB\n\
-            5500-5600 r-xp 0 00:00 0 /carve\nSize: 100 kB\nPrivate_Clean: 30 kB\nPrivate_Dirty: 4 kB\n";
-        assert_eq!(private_kib(smaps), Private { dirty: 4.0, clean: 30.0 });
+            5500-5600 r-xp 0 00:00 0 /carve\nSize: 100 kB\nPss: 50 kB\nPrivate_Clean: 30 kB\nPrivate_Dirty: 4 kB\n";
+        let private = Private { dirty: 4.0, clean: 30.0, proportional: 50.0 };
+        assert_eq!(private_kib(smaps, RAM_KIB), private);
     }
 }

@@ -5,6 +5,8 @@ mod account;
 mod block;
 mod boot;
 mod devices;
+mod elf;
+mod lifecycle;
 mod memory;
 mod net;
 mod payload;
@@ -44,6 +46,8 @@ pub enum Arguments {
     Net(net::Arguments),
     /// A host of 256 CPUs divided between many VMs, from exec to the process's end
     Plan(plan::Arguments),
+    /// Commands on guests of a few instructions on this machine's own KVM, a list of many, and memory of each
+    Lifecycle(lifecycle::Arguments),
     /// Streams between a stock guest and its KVM host, beside QEMU with vhost-vsock
     Vsock(vsock::Arguments),
 }
@@ -57,6 +61,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         Arguments::Block(arguments) => block::run(workspace, arguments),
         Arguments::Net(arguments) => net::run(workspace, arguments),
         Arguments::Plan(arguments) => plan::run(workspace, arguments),
+        Arguments::Lifecycle(arguments) => lifecycle::run(workspace, arguments),
         Arguments::Vsock(arguments) => vsock::run(workspace, arguments),
     }
 }

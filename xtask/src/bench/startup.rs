@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::stats::{median, ms};
-use super::{Contender, Result, sample};
+use super::{Contender, Result, elf, sample};
 use crate::cargo::{self, Profile};
 use crate::host::qemu::Qemu;
 use crate::workspace::Workspace;
@@ -31,7 +31,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     };
     let files = tempfile::tempdir()?;
     let (payload_file, rom_file) = (files.path().join("payload"), files.path().join("rom"));
-    std::fs::write(&payload_file, payload())?;
+    std::fs::write(&payload_file, elf::of(elf::POWER_OFF))?;
     std::fs::write(&rom_file, rom())?;
     let (payload, rom) = (payload_file.as_path(), rom_file.as_path());
     let qemu = Qemu::obtain(workspace)?;
@@ -112,30 +112,6 @@ fn shell(peer: &str, payload: &Path) -> Command {
     command
         .args(["-c", &format!("exec {}", peer.replace("{payload}", &payload.to_string_lossy()))]);
     command
-}
-
-/// An ELF that powers off through Carve's sleep control register, entered in 64-bit mode.
-fn payload() -> Vec<u8> {
-    const BASE: u64 = 0x20_0000;
-    // mov dx, 0x600; mov al, 0x34; out dx, al; hlt
-    const CODE: [u8; 8] = [0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xf4];
-    const HEADERS: u64 = 64 + 56;
-    let mut elf = Vec::from(*b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
-    elf.extend([2, 0, 62, 0, 1, 0, 0, 0]);
-    for field in [BASE, 64, 0] {
-        elf.extend(field.to_le_bytes());
-    }
-    elf.extend(0u32.to_le_bytes());
-    for field in [64u16, 56, 1, 64, 0, 0] {
-        elf.extend(field.to_le_bytes());
-    }
-    let size = CODE.len() as u64;
-    elf.extend([1, 0, 0, 0, 7, 0, 0, 0]);
-    for field in [HEADERS, BASE, BASE, size, size, 0x1000] {
-        elf.extend(field.to_le_bytes());
-    }
-    elf.extend(CODE);
-    elf
 }
 
 /// A boot ROM that ends QEMU through its debug-exit device at the first instructions the processor fetches. QEMU boots
