@@ -1,5 +1,7 @@
 //! [`Catalogue`]: the keys that a kind of file can have, wherever they are documented.
 
+use std::collections::HashMap;
+
 use super::host::{HOST_KEYS, SHARE_KEYS};
 use super::keys::{KEYS, Key, stands_at};
 
@@ -87,6 +89,33 @@ impl Catalogue {
             names.extend(["defaults", "vm"]);
         }
         names.join(", ")
+    }
+}
+
+/// What is known of paths that were looked at: thousands of VMs have the same keys.
+pub(super) struct Lookup {
+    catalogue: Catalogue,
+    seen: HashMap<String, (bool, bool)>,
+}
+
+impl Lookup {
+    pub(super) fn new(catalogue: Catalogue) -> Self {
+        Self { catalogue, seen: HashMap::new() }
+    }
+
+    /// Whether a key stands at `path`, and whether there are keys in a table there.
+    pub(super) fn of(&mut self, path: &str) -> (bool, bool) {
+        // With the dot in front, so that keys of a VM and of the host are not taken for each other.
+        let shape = match guest(path).filter(|_| self.catalogue == Catalogue::Host) {
+            Some(prefix) => &path[prefix.len() - 1..],
+            None => path,
+        };
+        if let Some(&known) = self.seen.get(shape) {
+            return known;
+        }
+        let found = (self.catalogue.key(path).is_some(), self.catalogue.is_table(path));
+        self.seen.insert(shape.to_owned(), found);
+        found
     }
 }
 

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
-use super::catalogue::Catalogue;
+use super::catalogue::{Catalogue, Lookup};
 use super::{Code, Error, Location, Problem};
 
 /// A text and where it comes from.
@@ -157,7 +157,7 @@ impl Document {
 
     fn unknown_keys(&self, table: &DeTable<'_>) -> Vec<Problem> {
         let mut problems = Vec::new();
-        unknown_keys(table, "", self.catalogue, &mut |key, span| {
+        unknown_keys(table, "", &mut Lookup::new(self.catalogue), &mut |key, span| {
             let remedy = match self.catalogue.nearest(key) {
                 Some(known) => format!("did you mean `{known}`?"),
                 None => format!("known here: {}", self.catalogue.beside(key)),
@@ -184,22 +184,23 @@ fn collect(table: &DeTable<'_>, prefix: &str, places: &mut BTreeMap<String, Rang
     }
 }
 
-/// Calls `report` with the path and the place of each key that is not in `catalogue`.
+/// Calls `report` with the path and the place of each key that `lookup` does not know.
 fn unknown_keys(
     table: &DeTable<'_>,
     prefix: &str,
-    catalogue: Catalogue,
+    lookup: &mut Lookup,
     report: &mut impl FnMut(&str, Range<usize>),
 ) {
     for (key, value) in table {
         let path = format!("{prefix}{}", key.get_ref());
+        let (is_key, is_table) = lookup.of(&path);
         match value.get_ref() {
             // A name with a dot in it would be taken for two.
             _ if key.get_ref().contains('.') => report(&path, key.span()),
-            DeValue::Table(inner) if catalogue.is_table(&path) => {
-                unknown_keys(inner, &format!("{path}."), catalogue, report);
+            DeValue::Table(inner) if is_table => {
+                unknown_keys(inner, &format!("{path}."), lookup, report);
             }
-            _ if catalogue.key(&path).is_some() || catalogue.is_table(&path) => {}
+            _ if is_key || is_table => {}
             _ => report(&path, key.span()),
         }
     }

@@ -44,7 +44,7 @@ pub(super) fn place(
     waiting.sort_by_key(|&index| {
         let entry = &roster.entries[index];
         let Need { count, pins, numa } = Need::of(entry);
-        (pins.is_none(), numa.is_none(), Reverse(count), entry.name())
+        (entry.last, pins.is_none(), numa.is_none(), Reverse(count), entry.name())
     });
     for index in waiting {
         let entry = &mut roster.entries[index];

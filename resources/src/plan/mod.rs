@@ -17,6 +17,7 @@
 //! Carrying a plan out, and the record of what is booked, are no business of this module.
 
 mod account;
+mod admit;
 mod capacity;
 mod cgroup;
 mod change;
@@ -36,6 +37,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 pub use account::{Account, Holder, Unit};
+pub use admit::{Admission, admit};
 pub use capacity::{Amounts, Capacity, Largest, how_many_more};
 pub use cgroup::{Cgroup, IoMax, Owner};
 pub use change::{Action, ActionKind};
@@ -44,7 +46,7 @@ pub use present::{Booking, Footing, HostCpus, Origin, Placed, Present, StoredVol
 
 use crate::Size;
 use crate::config::Name;
-use crate::config::host::{HostConfig, HostConflict};
+use crate::config::host::{Guest, HostConfig, HostConflict};
 use crate::inventory::Host;
 
 /// What a plan is made for.
@@ -153,7 +155,18 @@ impl Plan {
 /// Divides `host` as `config` says, where `present` is booked.
 #[must_use]
 pub fn plan(config: &HostConfig, host: &Host, present: &Present, options: Options) -> Plan {
-    let mut roster = roster::Roster::of(config, present, options);
+    divide(config, host, present, options, None)
+}
+
+/// The plan with `guest` beside what the file has, served after everyone else.
+fn divide(
+    config: &HostConfig,
+    host: &Host,
+    present: &Present,
+    options: Options,
+    guest: Option<&Guest>,
+) -> Plan {
+    let mut roster = roster::Roster::of(config, present, options, guest);
     let mut cores = cores::Cores::of(config, host);
     let mut problems = Problems { conflicts: Vec::new(), notes: Vec::new() };
     cores.check(config, host, &mut problems);

@@ -12,6 +12,7 @@ use crate::config::host::{Guest, HostConfig};
 pub(super) struct Roster<'a> {
     pub entries: Vec<Entry<'a>>,
     in_file: &'a BTreeMap<Name, Guest>,
+    guest: Option<&'a Guest>,
 }
 
 /// One VM.
@@ -19,15 +20,24 @@ pub(super) struct Entry<'a> {
     pub guest: &'a Guest,
     /// What it holds.
     pub booking: Option<&'a Booking>,
-    /// Whether the file has it; if not, it only holds.
+    /// Whether it is to get something: the file has it, or it asks to be admitted. If not, it only
+    /// holds.
     pub in_file: bool,
+    /// Whether it comes after all others, so that it takes nothing from them.
+    pub last: bool,
     pub memory: MemoryShare,
     /// Its CPUs, once it has some; shared ones without the set, which is that of its tenant.
     pub cpus: Option<HostCpus>,
 }
 
 impl<'a> Roster<'a> {
-    pub fn of(config: &'a HostConfig, present: &'a Present, options: Options) -> Self {
+    /// The VMs of `config` and `present`, and last `guest`.
+    pub fn of(
+        config: &'a HostConfig,
+        present: &'a Present,
+        options: Options,
+        guest: Option<&'a Guest>,
+    ) -> Self {
         let held = |name: &Name| {
             present.bookings.get(name).filter(|booking| booking.origin == Origin::File)
         };
@@ -41,11 +51,13 @@ impl<'a> Roster<'a> {
         let kept = guests().filter(|guest| held(&guest.name).is_some());
         let new = guests().filter(|guest| held(&guest.name).is_none());
         let in_file = kept.chain(new).map(|guest| Entry::new(guest, held(&guest.name), true));
-        Self { entries: others.chain(in_file).collect(), in_file: &config.guests }
+        let last = guest.map(|guest| Entry { last: true, ..Entry::new(guest, None, true) });
+        let entries = others.chain(in_file).chain(last).collect();
+        Self { entries, in_file: &config.guests, guest }
     }
 
     pub fn is_in_file(&self, name: &Name) -> bool {
-        self.in_file.contains_key(name)
+        self.in_file.contains_key(name) || self.guest.is_some_and(|guest| guest.name == *name)
     }
 }
 
@@ -58,7 +70,7 @@ impl<'a> Entry<'a> {
             overhead: overhead(&guest.vm),
             hugepages: guest.vm.hugepages.map(|page| page.size()),
         };
-        Self { guest, booking, in_file, memory, cpus: None }
+        Self { guest, booking, in_file, last: false, memory, cpus: None }
     }
 
     pub fn name(&self) -> &'a Name {
