@@ -131,8 +131,8 @@ impl Document {
         }
     }
 
-    /// Every value that is not a table: its path, its text and its place.
-    pub(super) fn leaves(&self) -> Vec<(&str, &str, Location)> {
+    /// Every value that is not a table: its path, its text and its line, from 1.
+    pub(super) fn leaves(&self) -> Vec<(&str, &str, usize)> {
         let places = self.places();
         let is_table = |path: &str| {
             let inside = format!("{path}.");
@@ -140,9 +140,14 @@ impl Document {
         };
         let leaves = places.iter().filter(|(path, _)| !is_table(path));
         let text = |span: &Range<usize>| self.text.get(span.clone()).unwrap_or_default();
-        leaves
-            .map(|(path, span)| (path.as_str(), text(span), self.location(span.clone())))
-            .collect()
+        let ends: Vec<usize> = self.text.match_indices('\n').map(|(at, _)| at).collect();
+        let line = |span: &Range<usize>| ends.partition_point(|&end| end < span.start) + 1;
+        leaves.map(|(path, span)| (path.as_str(), text(span), line(span))).collect()
+    }
+
+    /// The file as it was named.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     fn places(&self) -> &BTreeMap<String, Range<usize>> {

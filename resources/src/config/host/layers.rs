@@ -126,10 +126,16 @@ impl Layers {
         for document in &self.documents {
             let leaves = document.leaves();
             for whole in leaves.iter().filter_map(|(key, ..)| replaced_whole(key)) {
-                values.retain(|known, _| !known.starts_with(whole));
+                let below = values.range(whole.to_owned()..).map(|(key, _)| key);
+                let below = below.take_while(|key| key.starts_with(whole));
+                let inside = |key: &&String| {
+                    key[whole.len()..].is_empty() || key[whole.len()..].starts_with('.')
+                };
+                let replaced: Vec<String> = below.filter(inside).cloned().collect();
+                replaced.iter().for_each(|key| drop(values.remove(key)));
             }
-            for (key, value, Location { path, line, .. }) in leaves {
-                let origin = format!("{}:{line}", path.display());
+            for (key, value, line) in leaves {
+                let origin = format!("{}:{line}", document.path().display());
                 let (key, value) = (key.to_owned(), value.to_owned());
                 values.insert(key.clone(), Value { key, value, origin });
             }
