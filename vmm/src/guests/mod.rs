@@ -31,10 +31,11 @@ mod store;
 mod update;
 
 pub use folders::{Folders, NoFolder};
-pub use guest::{Guest, Restart, Wanted};
+pub use guest::{Guest, Wanted};
 pub use id::Id;
 pub use journal::{Journal, Reader as JournalReader};
 pub use record::{Ended, Record};
+pub use resources::config::host::Restart;
 pub use status::{State, Status};
 pub use store::{Entry, Error, New, Store};
 pub use update::{Error as UpdateError, Update};

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid};
 
-use super::guest::{Restart, Wanted};
+use super::Restart;
+use super::guest::Wanted;
 use super::keeper::Keeper;
 use super::live::{self, Alive, Letter, Seen};
 use super::record::{Ended, Record};

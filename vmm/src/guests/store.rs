@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use resources::config::{Name, VmConfig};
 
+use super::Restart;
 use super::files::{self, Lock};
 use super::folders::{Folders, NoFolder};
-use super::guest::{Guest, Restart, VERSION, Wanted, now};
+use super::guest::{Guest, VERSION, Wanted, now};
 use super::id::{Id, random_name};
 use super::journal::Journal;
 use super::live;

@@ -11,7 +11,8 @@ use resources::config::{
     Balloon, BalloonConflict, BalloonSpec, Bandwidth, Disk, LinkState, Name, Named, Net, NetLimits,
 };
 
-use super::guest::{Guest, Restart};
+use super::Restart;
+use super::guest::Guest;
 use super::life::{self, ask};
 use super::status::State;
 use super::store::{Entry, Store};

@@ -191,6 +191,18 @@ pub enum Restart {
     Always,
 }
 
+impl Restart {
+    /// Whether an end with `exit_code` is followed by another start, after `failures` in a row.
+    #[must_use]
+    pub fn follows(self, exit_code: u8, failures: u32) -> bool {
+        match self {
+            Self::No => false,
+            Self::OnFailure(limit) => exit_code != 0 && limit.is_none_or(|limit| failures < limit),
+            Self::UnlessStopped | Self::Always => true,
+        }
+    }
+}
+
 /// A text that is no [`Restart`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{}` is not one of no, on-failure, on-failure:N, unless-stopped, always", .0.escape_debug())]
@@ -227,15 +239,21 @@ impl TryFrom<String> for Restart {
     }
 }
 
+impl fmt::Display for Restart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::No => f.write_str("no"),
+            Self::OnFailure(None) => f.write_str("on-failure"),
+            Self::OnFailure(Some(times)) => write!(f, "on-failure:{times}"),
+            Self::UnlessStopped => f.write_str("unless-stopped"),
+            Self::Always => f.write_str("always"),
+        }
+    }
+}
+
 impl From<Restart> for String {
     fn from(restart: Restart) -> Self {
-        match restart {
-            Restart::No => "no".to_owned(),
-            Restart::OnFailure(None) => "on-failure".to_owned(),
-            Restart::OnFailure(Some(times)) => format!("on-failure:{times}"),
-            Restart::UnlessStopped => "unless-stopped".to_owned(),
-            Restart::Always => "always".to_owned(),
-        }
+        restart.to_string()
     }
 }
 

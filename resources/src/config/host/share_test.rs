@@ -20,6 +20,15 @@ fn cpu_is_a_word_or_a_table() {
 }
 
 #[test]
+fn failures_alone_count_for_on_failure_and_up_to_the_limit() {
+    let policy = Restart::OnFailure(Some(2));
+    assert!(!policy.follows(0, 0));
+    assert!(policy.follows(1, 0) && policy.follows(1, 1) && !policy.follows(1, 2));
+    assert!(Restart::Always.follows(0, 1000));
+    assert!(!Restart::No.follows(1, 0));
+}
+
+#[test]
 fn restart_policies_are_dockers() {
     for word in ["no", "on-failure", "on-failure:3", "unless-stopped", "always"] {
         let restart: Restart = word.parse().unwrap();
