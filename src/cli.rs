@@ -63,6 +63,8 @@ pub enum Verb {
     Rename(RenameArgs),
     Update(UpdateArgs),
     Stats(StatsArgs),
+    /// Show all guests on the whole terminal, with keys for what is done most
+    Tui,
     Prune(PruneArgs),
     Monitor(MonitorArgs),
     Vmm(VmmArgs),

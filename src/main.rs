@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Rename(args) => verbs::rename::run(&args),
         Verb::Update(args) => verbs::update::run(&args),
         Verb::Stats(args) => verbs::stats::run(&args),
+        Verb::Tui => verbs::tui::run(),
         Verb::Prune(args) => verbs::prune::run(&args),
         Verb::Monitor(args) => verbs::monitor::run(&args),
         Verb::Vmm(args) => return verbs::vmm::run(&args, start),

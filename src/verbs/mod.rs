@@ -30,6 +30,7 @@ pub mod schema;
 pub mod start;
 pub mod stats;
 pub mod stop;
+pub mod tui;
 pub mod update;
 pub mod vmm;
 pub mod wait;

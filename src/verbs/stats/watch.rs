@@ -36,6 +36,8 @@ impl Seen {
 pub enum Which {
     /// Those that run.
     Running,
+    /// All.
+    All,
     /// These, as the user calls them.
     Named(Vec<String>),
 }
@@ -86,7 +88,9 @@ impl Watch {
     fn entries(&self) -> Result<Vec<Entry>, Error> {
         match &self.which {
             Which::Named(names) => names.iter().map(|name| self.store.find(name)).collect(),
-            Which::Running => Ok(self.store.entries()?.into_iter().flatten().collect()),
+            Which::Running | Which::All => {
+                Ok(self.store.entries()?.into_iter().flatten().collect())
+            }
         }
     }
 
