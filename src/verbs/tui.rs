@@ -15,6 +15,7 @@ use vmm::guests::{Store, life};
 
 use self::app::{Action, App, Verb, View};
 use super::stats::{Seen, Watch, Which};
+use crate::terminal;
 
 mod app;
 mod view;
@@ -56,10 +57,12 @@ pub fn run() -> Result<ExitCode, super::Error> {
         return Err(NoTerminal.into());
     }
     let store = Store::of_user()?;
+    // Watched over by a process that puts the terminal right, however this one ends. Before any thread.
+    let mut raw = terminal::Raw::enter()?;
     let (sender, news) = mpsc::channel();
     watch(store.clone(), sender.clone())?;
     let mut terminal = ratatui::try_init()?;
-    let shown = show(&mut terminal, &store, &sender, &news);
+    let shown = show(&mut terminal, &mut raw, &store, &sender, &news);
     ratatui::try_restore()?;
     shown?;
     Ok(ExitCode::SUCCESS)
@@ -67,6 +70,7 @@ pub fn run() -> Result<ExitCode, super::Error> {
 
 fn show(
     terminal: &mut DefaultTerminal,
+    raw: &mut Option<terminal::Raw>,
     store: &Store,
     sender: &Sender<News>,
     news: &Receiver<News>,
@@ -100,7 +104,11 @@ fn show(
             None => {}
             Some(Action::Quit) => return Ok(()),
             Some(Action::Attach(id)) => {
+                ratatui::try_restore()?;
+                // What it was like before is what the other command is to find.
+                drop(raw.take());
                 app.message = attach(&id)?;
+                *raw = terminal::Raw::enter()?;
                 *terminal = ratatui::try_init()?;
             }
             Some(Action::Do(verb, id)) => {
@@ -156,7 +164,6 @@ fn act(store: Store, verb: Verb, id: String, sender: Sender<News>) -> io::Result
 
 /// Leaves the terminal to the guest's console until the user detaches; what to say afterwards.
 fn attach(id: &str) -> io::Result<String> {
-    ratatui::try_restore()?;
     let status = Command::new("/proc/self/exe").arg0("carve").args(["attach", id]).status();
     Ok(match status {
         Ok(status) if status.success() => String::new(),
