@@ -22,6 +22,9 @@ use crate::api::client::{self, Client};
 /// How long a monitor has to write down an end, or a control interface to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How often a power button is pressed that nothing followed from.
+const PRESS_AGAIN: Duration = Duration::from_secs(5);
+
 /// Why something could not be done to a guest.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -134,8 +137,14 @@ pub fn stop(entry: &mut Entry, timeout: Duration) -> Result<(), Error> {
         // It could not hear the button.
         let _ = ask(entry, |client| client.post("/v1/resume"));
     }
-    if ask(entry, |client| client.post("/v1/power-button")).is_ok() && wait_for(vmm, until)? {
-        return settle(entry);
+    // A guest that is still booting does not hear the first one.
+    while ask(entry, |client| client.post("/v1/power-button")).is_ok() {
+        if wait_for(vmm, until.min(Instant::now() + PRESS_AGAIN))? {
+            return settle(entry);
+        }
+        if Instant::now() >= until {
+            break;
+        }
     }
     if ask(entry, |client| client.post("/v1/end")).is_ok()
         && wait_for(vmm, Instant::now() + PATIENCE)?
