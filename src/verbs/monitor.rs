@@ -3,8 +3,8 @@
 use std::io;
 use std::process::ExitCode;
 
+use vmm::guests::Store;
 use vmm::guests::monitor::{self, First};
-use vmm::guests::{Error, Store};
 
 use crate::cli::guests::MonitorArgs;
 
@@ -16,8 +16,7 @@ use crate::cli::guests::MonitorArgs;
 pub fn run(args: &MonitorArgs) -> Result<ExitCode, super::Error> {
     super::set_process_name(c"carve-monitor");
     let store = Store::of_user()?;
-    let entry = args.id.parse().ok().and_then(|id| store.load(&id).transpose());
-    let entry = entry.unwrap_or_else(|| Err(Error::NotFound(args.id.clone())))?;
+    let entry = store.with_id(&args.id)?;
     let first = if args.take_over { First::TakeOver } else { First::Start };
     monitor::watch(&store, entry, first, io::stdout())?;
     Ok(ExitCode::SUCCESS)

@@ -4,9 +4,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use vmm::guests::Store;
 use vmm::guests::monitor::{FAILED, STARTED};
 use vmm::guests::process::{self, Setup};
-use vmm::guests::{Error, Store};
 use vmm::{Console, explain};
 
 use crate::cli::guests::VmmArgs;
@@ -29,8 +29,7 @@ pub fn run(args: &VmmArgs, start: Instant) -> ExitCode {
 
 fn guest(args: &VmmArgs, start: Instant) -> Result<u8, super::Error> {
     let store = Store::of_user()?;
-    let entry = args.id.parse().ok().and_then(|id| store.load(&id).transpose());
-    let entry = entry.unwrap_or_else(|| Err(Error::NotFound(args.id.clone())))?;
+    let entry = store.with_id(&args.id)?;
     let setup = Setup {
         console: Console { kept: true, ..Console::default() },
         kernel_cache: super::run::kernel_cache(),

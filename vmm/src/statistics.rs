@@ -9,19 +9,20 @@ use devices::virtio::block::Requests;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::api::types::{
-    DiskQueueStatistics, DiskStatistics, MemoryStatistics, NetStatistics, Statistics,
+    DiskQueueStatistics, DiskStatistics, MemoryStatistics, NetStatistics, Statistics, VcpuStatistics,
 };
+use crate::kvm::tally::Tally;
 use crate::machine::disks::Disks;
 use crate::machine::networks::Networks;
 use crate::machine::sources::Sources;
-use crate::machine::{Context, Machine};
+use crate::machine::Context;
 
-/// Everything about the run of `machine`.
-pub(crate) fn gather(context: &Context<'_>, machine: &Machine) -> Statistics {
+/// Everything about the run.
+pub(crate) fn gather(context: &Context<'_>) -> Statistics {
     let now = clock_gettime(ClockId::ProcessCPUTime);
     Statistics {
         uptime: u64::try_from(context.timings.elapsed().as_millis()).unwrap_or(u64::MAX),
-        vcpus: machine.vcpu_statistics(context),
+        vcpus: context.tallies.iter().map(vcpu).collect(),
         memory: memory(context.sources, context.config.memory.size.bytes()),
         disks: disks(context.sources.disks()),
         nets: nets(context.sources.networks()),
@@ -29,7 +30,11 @@ pub(crate) fn gather(context: &Context<'_>, machine: &Machine) -> Statistics {
     }
 }
 
-pub(crate) fn microseconds(time: Duration) -> u64 {
+fn vcpu(tally: &Tally) -> VcpuStatistics {
+    VcpuStatistics { cpu_time: microseconds(tally.cpu_time()), exits: tally.exits() }
+}
+
+fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -67,7 +67,7 @@ pub struct Node {
     pub hugepages: Vec<HugePages>,
 }
 
-/// Reserved huge pages of one size on one node.
+/// Reserved huge pages of one size, on one node or on the whole host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HugePages {
@@ -245,7 +245,8 @@ fn node_memory(root: &Path, node: &str) -> Option<Size> {
     rest.trim().strip_suffix(" kB")?.parse().ok().map(Size::from_kib)
 }
 
-fn huge_pages(root: &Path, folder: &str) -> Vec<HugePages> {
+/// What is reserved in a folder of the kernel's, of the whole host or of one node.
+pub(super) fn huge_pages(root: &Path, folder: &str) -> Vec<HugePages> {
     let entries = fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
     let mut pools: Vec<HugePages> = entries
         .filter_map(|entry| {

@@ -34,8 +34,8 @@ fn a_full_host_is_read() {
     assert_eq!(
         host.hugepage_pools,
         [
-            HugePagePool { page: Size::from_mib(2), total: 8, free: 5 },
-            HugePagePool { page: Size::from_mib(1024), total: 1, free: 0 },
+            HugePages { page: Size::from_mib(2), total: 8, free: 5 },
+            HugePages { page: Size::from_mib(1024), total: 1, free: 0 },
         ]
     );
     assert_eq!(host.kvm_modules, ["kvm_amd"]);

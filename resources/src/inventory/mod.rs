@@ -35,7 +35,7 @@ pub struct Inventory {
     /// Mode of transparent huge pages: `always`, `madvise` or `never`.
     pub transparent_hugepages: Option<String>,
     /// Pools of reserved huge pages, the smallest pages first.
-    pub hugepage_pools: Vec<HugePagePool>,
+    pub hugepage_pools: Vec<HugePages>,
     /// Which of the modules that provide KVM are loaded.
     pub kvm_modules: Vec<&'static str>,
     /// Whether guests of the loaded KVM may run KVM themselves.
@@ -51,17 +51,6 @@ pub enum Cgroup {
     V2,
     /// One hierarchy per controller.
     V1,
-}
-
-/// Reserved huge pages of one size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HugePagePool {
-    /// Size of a page.
-    pub page: Size,
-    /// Pages in the pool.
-    pub total: u64,
-    /// Pages of it that are free.
-    pub free: u64,
 }
 
 impl Inventory {
@@ -84,7 +73,7 @@ impl Inventory {
             cgroup: cgroup(root),
             transparent_hugepages: read(root, "sys/kernel/mm/transparent_hugepage/enabled")
                 .and_then(|modes| selected(&modes)),
-            hugepage_pools: hugepage_pools(root),
+            hugepage_pools: host::huge_pages(root, "sys/kernel/mm/hugepages"),
             kvm_modules,
             nested,
             device_nodes: DEVICE_NODES
@@ -147,25 +136,6 @@ fn cgroup(root: &Path) -> Option<Cgroup> {
         return Some(Cgroup::V2);
     }
     ["memory", "cpu"].iter().any(|controller| at.join(controller).is_dir()).then_some(Cgroup::V1)
-}
-
-fn hugepage_pools(root: &Path) -> Vec<HugePagePool> {
-    let folder = "sys/kernel/mm/hugepages";
-    let mut pools: Vec<_> = fs::read_dir(root.join(folder))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let name = entry.file_name();
-            let name = name.to_str()?;
-            let kib = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-            let count = |file| read(root, &format!("{folder}/{name}/{file}"))?.parse().ok();
-            let (total, free) = (count("nr_hugepages")?, count("free_hugepages")?);
-            Some(HugePagePool { page: Size::from_kib(kib), total, free })
-        })
-        .collect();
-    pools.sort_by_key(|pool| pool.page);
-    pools
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid};
 
-use super::Restart;
 use super::guest::Wanted;
 use super::keeper::Keeper;
 use super::live::{self, Alive, Letter, Seen};
@@ -325,23 +324,11 @@ pub(super) fn end_lost_run(
     signal: Option<i32>,
 ) -> Result<(), store::Error> {
     let ended = record.lost(signal, entry.guest.wanted == Wanted::Killed);
-    let details = [
-        ("kind", ended.kind.clone()),
-        ("exit_code", ended.exit_code.to_string()),
-        ("message", ended.message.clone()),
-    ];
-    record.ended = Some(ended);
-    entry.write_record(record)?;
-    let _ = std::fs::remove_file(entry.socket_path());
-    store.journal().note(&entry.guest, "exited", &details);
-    Ok(())
+    store.end_run(entry, record, ended)
 }
 
 /// Whether a guest whose monitor and VMM are both gone is to be started again.
 pub(super) fn wants_another_run(entry: &Entry, exit_code: u8) -> bool {
     let guest = &entry.guest;
-    guest.detached
-        && guest.wanted == Wanted::Running
-        && guest.restart != Restart::No
-        && guest.restart.follows(exit_code, 0)
+    guest.detached && guest.wanted == Wanted::Running && guest.restart.follows(exit_code, 0)
 }

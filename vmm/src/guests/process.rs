@@ -1,10 +1,10 @@
 //! A guest's own process: the run of its machine, with everything that tells others about it.
 
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
-use std::{fs, io};
 
 use super::live::{Alive, Letter};
 use super::record::{Ended, Record};
@@ -88,15 +88,7 @@ pub fn run(
         Ok(outcome) => Ended::by(&outcome.end, outcome.resets, &outcome.last_output),
         Err(error) => Ended::failed(explain(error)),
     };
-    let details = [
-        ("kind", ended.kind.clone()),
-        ("exit_code", ended.exit_code.to_string()),
-        ("message", ended.message.clone()),
-    ];
-    let _ = fs::remove_file(entry.socket_path());
-    record.ended = Some(ended);
-    entry.write_record(&record)?;
-    store.journal().note(&entry.guest, "exited", &details);
+    store.end_run(entry, &mut record, ended)?;
     outcome
 }
 

@@ -15,7 +15,7 @@ use super::guest::{Guest, VERSION, Wanted, now};
 use super::id::{Id, random_name};
 use super::journal::Journal;
 use super::live;
-use super::record::Record;
+use super::record::{Ended, Record};
 use super::status::Status;
 
 /// What the files of guests say cannot be had or changed.
@@ -228,6 +228,35 @@ impl Store {
             return Err(Error::Damaged { path, problem });
         }
         Ok(Some(self.entry(guest)))
+    }
+
+    /// The guest whose id `text` is.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub fn with_id(&self, text: &str) -> Result<Entry, Error> {
+        let entry = text.parse().ok().and_then(|id| self.load(&id).transpose());
+        entry.unwrap_or_else(|| Err(Error::NotFound(text.to_owned())))
+    }
+
+    /// Writes down that the run of `record` has `ended`, for those who look and those who listen.
+    pub(super) fn end_run(
+        &self,
+        entry: &Entry,
+        record: &mut Record,
+        ended: Ended,
+    ) -> Result<(), Error> {
+        let details = [
+            ("kind", ended.kind.clone()),
+            ("exit_code", ended.exit_code.to_string()),
+            ("message", ended.message.clone()),
+        ];
+        let _ = fs::remove_file(entry.socket_path());
+        record.ended = Some(ended);
+        entry.write_record(record)?;
+        self.journal.note(&entry.guest, "exited", &details);
+        Ok(())
     }
 
     /// Gives a guest another name.

@@ -1,9 +1,7 @@
 //! What a vCPU has done over all resets of its guest: written by its thread, read by anyone.
 #![allow(unsafe_code)] // Clocks of other threads.
 
-use std::os::unix::thread::JoinHandleExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -15,9 +13,12 @@ pub struct Tally {
     exits: AtomicU64,
     /// CPU time of threads that have ended, in nanoseconds.
     past: AtomicU64,
-    /// There is a thread whose time is not in `past`.
-    live: AtomicBool,
+    /// Clock of the thread whose time is not in `past`; [`NONE`] if there is no such thread.
+    clock: AtomicI32,
 }
+
+/// Not a thread's clock: those are negative (clock_getres(2)).
+const NONE: libc::clockid_t = 0;
 
 /// A vCPU's thread while it runs.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub struct Running<'a>(&'a Tally);
 impl Tally {
     /// Starts counting this thread's CPU time, until what is returned is dropped, on this thread too.
     pub fn start(&self) -> Running<'_> {
-        self.live.store(true, Relaxed);
+        self.clock.store(own_clock(), Relaxed);
         Running(self)
     }
 
@@ -41,9 +42,12 @@ impl Tally {
         self.exits.load(Relaxed)
     }
 
-    /// CPU time of the vCPU, whose thread at present is `thread`.
-    pub fn cpu_time(&self, thread: Option<&JoinHandle<()>>) -> Duration {
-        let live = thread.filter(|_| self.live.load(Relaxed)).and_then(thread_time);
+    /// CPU time of the vCPU.
+    pub fn cpu_time(&self) -> Duration {
+        let live = match self.clock.load(Relaxed) {
+            NONE => None,
+            clock => read(clock),
+        };
         Duration::from_nanos(self.past.load(Relaxed)) + live.unwrap_or_default()
     }
 }
@@ -52,18 +56,25 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         let spent = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
         let spent = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
-        self.0.live.store(false, Relaxed);
+        self.0.clock.store(NONE, Relaxed);
         self.0.past.fetch_add(spent, Relaxed);
     }
 }
 
-/// CPU time of a thread; none once it has ended.
-fn thread_time(thread: &JoinHandle<()>) -> Option<Duration> {
-    let mut clock = 0;
-    // SAFETY: the thread has not been joined, as its handle is there; `clock` is ours.
-    if unsafe { libc::pthread_getcpuclockid(thread.as_pthread_t(), &raw mut clock) } != 0 {
-        return None;
+/// Clock of the CPU time of this thread, which other threads of the process can read.
+fn own_clock() -> libc::clockid_t {
+    let mut clock = NONE;
+    // SAFETY: it has no conditions.
+    let thread = unsafe { libc::pthread_self() };
+    // SAFETY: this thread runs; `clock` is ours.
+    match unsafe { libc::pthread_getcpuclockid(thread, &raw mut clock) } {
+        0 => clock,
+        _ => NONE,
     }
+}
+
+/// What `clock` shows; nothing once its thread has ended.
+fn read(clock: libc::clockid_t) -> Option<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is ours; a clock of a thread that has ended meanwhile is refused.
     if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
@@ -94,10 +105,10 @@ mod tally_test {
             at.wait();
         });
         barrier.wait();
-        let live = tally.cpu_time(Some(&thread));
+        let live = tally.cpu_time();
         barrier.wait();
         thread.join().unwrap();
-        let past = tally.cpu_time(None);
+        let past = tally.cpu_time();
         assert!(live > Duration::ZERO && past >= live, "{live:?}, {past:?}");
         assert_eq!(tally.exits(), 1);
     }

@@ -35,12 +35,10 @@ use vmm_sys_util::signal::Killable;
 use self::sources::Sources;
 use self::topology::Topology;
 use self::wiring::{Devices, Host, Wired};
-use crate::api::types::VcpuStatistics;
 use crate::kvm::gate::{Gate, Wish};
 use crate::kvm::tally::Tally;
 use crate::kvm::vcpu::{Ended, Platform, Vcpu};
 use crate::kvm::{self, System, Vm, cpuid, kick, msr, registers};
-use crate::statistics::microseconds;
 use crate::timings::Timings;
 
 /// Why a machine could not be built.
@@ -191,15 +189,6 @@ impl Machine {
     /// The next end of a vCPU's loop that has not been looked at.
     pub(crate) fn take_end(&self) -> Option<Result<Ended, Error>> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner).pop()
-    }
-
-    /// What each vCPU has done, over all resets.
-    pub(crate) fn vcpu_statistics(&self, context: &Context<'_>) -> Vec<VcpuStatistics> {
-        let of = |(tally, thread): (&Tally, _)| VcpuStatistics {
-            cpu_time: microseconds(tally.cpu_time(Some(thread))),
-            exits: tally.exits(),
-        };
-        context.tallies.iter().zip(&self.threads).map(of).collect()
     }
 
     /// Whether a vCPU's loop has ended and nobody has looked at it.

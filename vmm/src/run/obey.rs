@@ -63,7 +63,7 @@ impl Run<'_> {
                 Ok(Answer::Done)
             }
             Command::Statistics => {
-                let statistics = statistics::gather(&self.context, machine);
+                let statistics = statistics::gather(&self.context);
                 Ok(Answer::Statistics(Box::new(statistics)))
             }
             Command::Disk(ref name, update) => {

@@ -46,7 +46,7 @@ pub struct Programs<'a> {
     /// Names of what is measured.
     pub workloads: Vec<&'a str>,
     /// Defines a function `m` that runs the workload given for `$S` seconds and prints the end of its
-    /// [account](super::account), in microseconds.
+    /// [account], in microseconds.
     pub script: String,
     /// Carve's arguments for the device.
     pub carve: Vec<String>,

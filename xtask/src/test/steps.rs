@@ -79,7 +79,9 @@ impl<'a> Steps<'a> {
     }
 
     pub fn docs(&mut self) -> Result<Outcome> {
-        let mut command = self.cargo(&["doc", "--workspace", "--no-deps"]);
+        // Of private items too: these pages are read by those who change them.
+        let arguments = ["doc", "--workspace", "--no-deps", "--document-private-items"];
+        let mut command = self.cargo(&arguments);
         let built = judge(command.env("RUSTDOCFLAGS", "-D warnings"), "rustdoc complains")?;
         match built {
             Outcome::Passed(_) => {

@@ -5,13 +5,13 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use libc::{c_int, c_void};
+use libc::{c_int, c_ulong, c_void};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 /// Bytes of an interface's name, its end included (IFNAMSIZ).
 const NAME_SIZE: usize = 16;
 // Not in the C library's bindings.
-const SIOCBRADDIF: libc::Ioctl = 0x89a2;
+const SIOCBRADDIF: c_ulong = 0x89a2;
 /// Asks for `struct ethtool_drvinfo`.
 const ETHTOOL_GDRVINFO: u32 = 3;
 
@@ -110,14 +110,14 @@ impl Interfaces {
         })
     }
 
-    fn ioctl<T>(&self, operation: libc::Ioctl, name: &str, value: T) -> io::Result<T> {
+    fn ioctl<T>(&self, operation: c_ulong, name: &str, value: T) -> io::Result<T> {
         const { assert!(size_of::<T>() == size_of::<Value>()) }
         let mut request = Request { name: [0; NAME_SIZE], value };
         let place = request.name[..NAME_SIZE - 1].get_mut(..name.len());
         place.ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(name.as_bytes());
         // SAFETY: these ioctls read and write one `struct ifreq`, which the structure is as long as, and,
         // in `kind`, one `struct ethtool_drvinfo`, which is borrowed until the call returns.
-        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), operation, &raw mut request) };
+        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), operation as libc::Ioctl, &raw mut request) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(request.value) }
     }
 }
