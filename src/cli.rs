@@ -3,6 +3,7 @@
 //! What a flag of a VM takes is said once, in [`resources::config::KEYS`]; its
 //! help comes from there. Nothing here acts.
 
+pub mod confine;
 pub mod guests;
 pub mod host;
 pub mod moment;
@@ -21,6 +22,7 @@ use resources::config::{
     KEYS, MemorySpec, Name, NetSpec, OnReboot, Topology, Transport, VmSpec, Vsock, key, numbered,
 };
 
+use self::confine::ConfineFlags;
 use self::guests::{
     AttachArgs, EventsArgs, InspectArgs, KeepFlags, KillArgs, LogsArgs, MonitorArgs, PauseArgs,
     PruneArgs, PsArgs, RenameArgs, RestartArgs, RmArgs, StartArgs, StatsArgs, StopArgs,
@@ -129,6 +131,8 @@ pub struct RunArgs {
     pub kvm: KvmArgs,
     // Last: their help headings would hold for all flags after them.
     #[command(flatten)]
+    pub confine: ConfineFlags,
+    #[command(flatten)]
     pub keep: KeepFlags,
     #[command(flatten)]
     pub vm: VmFlags,
@@ -142,6 +146,8 @@ pub struct CreateArgs {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub kvm: KvmArgs,
+    #[command(flatten)]
+    pub confine: ConfineFlags,
     #[command(flatten)]
     pub keep: KeepFlags,
     #[command(flatten)]

@@ -15,6 +15,6 @@ use crate::exit;
 /// The configuration cannot be, or the name is taken.
 pub fn run(args: &CreateArgs) -> Result<ExitCode, super::Error> {
     let config = new::configuration(args.config.as_ref(), &args.vm)?;
-    let entry = new::guest(&Store::of_user()?, config, &args.kvm, &args.keep, true)?;
+    let entry = new::guest(&Store::of_user()?, config, &args.kvm, &args.keep, &args.confine, true)?;
     Ok(exit::print(format!("{}\n", entry.guest.id).as_bytes()))
 }

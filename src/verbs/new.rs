@@ -6,6 +6,7 @@ use std::{env, fs, io};
 use resources::config::{self, VmConfig};
 use vmm::guests::{Entry, New, Store};
 
+use crate::cli::confine::ConfineFlags;
 use crate::cli::guests::KeepFlags;
 use crate::cli::{KvmArgs, VmFlags};
 use crate::preflight;
@@ -46,6 +47,7 @@ pub fn guest(
     mut config: VmConfig,
     kvm: &KvmArgs,
     keep: &KeepFlags,
+    confine: &ConfineFlags,
     detached: bool,
 ) -> Result<Entry, Error> {
     Ok(store.create(New {
@@ -57,6 +59,7 @@ pub fn guest(
         restart: keep.restart,
         remove: keep.rm,
         detached,
+        confinement: confine.settings(),
         config,
     })?)
 }

@@ -75,7 +75,7 @@ fn detached(args: &RunArgs) -> Result<Entry, Error> {
     let config = new::configuration(args.config.as_ref(), &args.vm)?;
     warn_without_hardware();
     let store = Store::of_user()?;
-    let mut entry = new::guest(&store, config, &args.kvm, &args.keep, true)?;
+    let mut entry = new::guest(&store, config, &args.kvm, &args.keep, &args.confine, true)?;
     life::start(&mut entry)?;
     Ok(entry)
 }
@@ -90,7 +90,7 @@ fn guest(args: &RunArgs, start: Instant) -> Result<Outcome, Error> {
     let config = new::configuration(args.config.as_ref(), &args.vm)?;
     warn_without_hardware();
     let store = Store::of_user()?;
-    let entry = new::guest(&store, config, &args.kvm, &args.keep, false)?;
+    let entry = new::guest(&store, config, &args.kvm, &args.keep, &args.confine, false)?;
     let outcome = foreground(&store, &entry, start);
     if args.keep.rm {
         let _lock = entry.lock()?;

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vmm::api::client::{Client, Error};
 use vmm::api::types::ProblemDocument;
+use vmm::jail::Confinement;
 use vmm::{Console, Control, End, Notice, RunOptions};
 
 use super::payload::write_elf;
@@ -172,6 +173,7 @@ fn run(
         start: Instant::now(),
         control,
         announce: |_| {},
+        confinement: Confinement::none(),
     })
 }
 

@@ -14,6 +14,7 @@ mod event_loop;
 mod explain;
 pub mod guests;
 pub mod host;
+pub mod jail;
 pub mod kvm;
 pub mod machine;
 pub mod outcome;

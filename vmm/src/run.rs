@@ -30,6 +30,7 @@ use crate::console::ring::Ring;
 use crate::console::stdio_port::{StdioPort, window_size};
 use crate::console::{Console, ConsoleHandle};
 use crate::event_loop::EventLoop;
+use crate::jail::Confinement;
 use crate::kvm::tally::Tally;
 use crate::kvm::vcpu::Ended;
 use crate::kvm::{self, System, kick};
@@ -59,6 +60,8 @@ pub struct RunOptions {
     pub control: Control,
     /// Tells the user what cannot be known before, such as the name of a pseudo-terminal.
     pub announce: fn(&str),
+    /// What this process gives up once everything is open.
+    pub confinement: Confinement,
 }
 
 /// How a guest is known to its host, and where it takes commands.
@@ -169,8 +172,16 @@ fn host(what: &'static str) -> impl Fn(io::Error) -> Error {
 /// [`Error`] when the guest could not be started or KVM failed; the guest's own failures are an
 /// [`Outcome`].
 pub fn run(options: RunOptions) -> Result<Outcome, Error> {
-    let RunOptions { config, console, kvm_device, kernel_cache, start, mut control, announce } =
-        options;
+    let RunOptions {
+        config,
+        console,
+        kvm_device,
+        kernel_cache,
+        start,
+        mut control,
+        announce,
+        confinement,
+    } = options;
     let timings = Arc::new(Timings::new(start));
     // Before any thread: all of them inherit the signal mask.
     let signals = Signals::new().map_err(host("take over signals"))?;
@@ -192,6 +203,8 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
     let on_port = stdio.is_some();
     let sources = Sources::open(&config, kernel_cache.as_deref(), stdio)?;
     timings.opened.mark();
+    confinement.enter().map_err(host("confine this process"))?;
+    timings.confined.mark();
 
     if let Some(pipe) = port_output {
         output.carry(pipe).map_err(host("start a thread for the console"))?;

@@ -25,6 +25,8 @@ pub struct Timings {
     start: Instant,
     /// Kernel, initrd and command line are opened and recognized.
     pub opened: Mark,
+    /// The process has given up what it does not need any more.
+    pub confined: Mark,
     /// The virtual machine exists, with its interrupt controller.
     pub vm: Mark,
     /// Guest memory is mapped and in its slots.
@@ -49,6 +51,7 @@ impl Timings {
         Self {
             start,
             opened: Mark::default(),
+            confined: Mark::default(),
             vm: Mark::default(),
             memory: Mark::default(),
             loaded: Mark::default(),
@@ -69,6 +72,7 @@ impl Timings {
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, Duration)> {
         [
             ("opened", &self.opened),
+            ("confined", &self.confined),
             ("vm", &self.vm),
             ("memory", &self.memory),
             ("loaded", &self.loaded),

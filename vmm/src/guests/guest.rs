@@ -9,6 +9,7 @@ use resources::config::{Name, VmConfig};
 use serde::{Deserialize, Serialize};
 
 use super::id::Id;
+use crate::jail::Settings;
 
 /// The version of the files of guests. A newer Carve reads those of older ones.
 pub const VERSION: u32 = 1;
@@ -42,6 +43,9 @@ pub struct Guest {
     /// What its user wants.
     #[serde(default)]
     pub wanted: Wanted,
+    /// How its VMM is confined.
+    #[serde(default)]
+    pub confinement: Settings,
     /// The machine.
     pub config: VmConfig,
 }

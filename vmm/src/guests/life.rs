@@ -229,7 +229,10 @@ pub fn wait(entry: &Entry) -> Result<Option<Ended>, Error> {
             Some(vmm) => {
                 wait_for(vmm, Instant::now() + Duration::from_secs(3600))?;
             }
-            None if status.monitor.is_none() => return Ok(Some(record.lost(None, false))),
+            None if status.monitor.is_none() => {
+                let words = live::last_words(&entry.vmm_path());
+                return Ok(Some(record.lost(None, false, words.as_deref())));
+            }
             None => thread::sleep(Duration::from_millis(2)),
         }
     }

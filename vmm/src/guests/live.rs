@@ -6,12 +6,16 @@
 //! lost the lock. So whoever holds one never looks at it.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
+
+/// Most bytes of last words that are believed.
+const LAST_WORDS: u64 = 400;
 
 /// What a living process says about itself, in one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,9 +69,20 @@ impl Alive {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
+        // The last words of the one before.
+        file.set_len(0)?;
         let alive = Self(file);
         alive.say(Letter::Starting)?;
         Ok(Some(alive))
+    }
+
+    /// Another descriptor of the file, for last words after the letter.
+    ///
+    /// # Errors
+    ///
+    /// The process has no more descriptors. Closing what is returned loses the lock.
+    pub fn last_words(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone().map(OwnedFd::from)
     }
 
     /// Says what the process does.
@@ -78,6 +93,15 @@ impl Alive {
     pub fn say(&self, letter: Letter) -> io::Result<()> {
         self.0.write_all_at(&[letter.byte()], 0)
     }
+}
+
+/// What a process that is gone wrote after its letter, if it had to die for something.
+pub fn last_words(path: &Path) -> Option<String> {
+    let mut text = String::new();
+    let mut file = File::open(path).ok()?.take(LAST_WORDS);
+    file.read_to_string(&mut text).ok()?;
+    let words: String = text.chars().skip(1).filter(|c| !c.is_control()).collect();
+    (!words.is_empty()).then_some(words)
 }
 
 /// A process that lives.

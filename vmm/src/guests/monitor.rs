@@ -323,7 +323,8 @@ pub(super) fn end_lost_run(
     record: &mut Record,
     signal: Option<i32>,
 ) -> Result<(), store::Error> {
-    let ended = record.lost(signal, entry.guest.wanted == Wanted::Killed);
+    let words = live::last_words(&entry.vmm_path());
+    let ended = record.lost(signal, entry.guest.wanted == Wanted::Killed, words.as_deref());
     store.end_run(entry, record, ended)
 }
 

@@ -10,6 +10,7 @@ use super::live::{Alive, Letter};
 use super::record::{Ended, Record};
 use super::store::{self, Entry, Store};
 use crate::api::socket;
+use crate::jail::Confinement;
 use crate::machine::unix_socket;
 use crate::run::{self, Control, Notice, RunOptions};
 use crate::{Console, Outcome, explain};
@@ -103,6 +104,7 @@ fn guest(
     std::env::set_current_dir(&guest.folder)
         .map_err(host(&format!("go to {}, where the guest was created", guest.folder.display())))?;
     let socket = socket::bind(&entry.socket_path())?;
+    let last_words = Some(alive.last_words().map_err(host("duplicate a descriptor"))?);
     let (journal, noted) = (store.journal().clone(), guest.clone());
     let mut started = Some(started);
     let notify = move |notice: &Notice| {
@@ -136,6 +138,7 @@ fn guest(
             notify: Box::new(notify),
         },
         announce: setup.announce,
+        confinement: Confinement { settings: guest.confinement, last_words },
     };
     Ok(run::run(options)?)
 }

@@ -37,7 +37,8 @@ pub struct Ended {
     pub at: u64,
     /// What `carve run` would end with.
     pub exit_code: u8,
-    /// The end in one word: those of [`End`], and `error`, `killed`, `out-of-memory`, `host-down`.
+    /// The end in one word: those of [`End`], and `error`, `killed`, `out-of-memory`, `host-down`,
+    /// `forbidden-call`.
     pub kind: String,
     /// In a sentence, with the remedy where there is one.
     pub message: String,
@@ -66,9 +67,12 @@ impl Record {
         }
     }
 
-    /// The end of a run whose VMM left nothing: `signal` is what killed it, where that is known, and
-    /// `requested` whether somebody asked for that.
-    pub fn lost(&self, signal: Option<i32>, requested: bool) -> Ended {
+    /// The end of a run whose VMM left no record: `signal` is what killed it, where that is known,
+    /// `requested` whether somebody asked for that, `words` what it said in dying of a forbidden system call.
+    pub fn lost(&self, signal: Option<i32>, requested: bool, words: Option<&str>) -> Ended {
+        if let Some(words) = words {
+            return self.forbidden(words);
+        }
         let signal_text = signal.map_or_else(|| "a signal".to_owned(), signal_name);
         let (kind, message) = if requested {
             ("killed", "the guest was killed on request".to_owned())
@@ -95,7 +99,23 @@ impl Record {
             last_output: None,
         }
     }
+
+    fn forbidden(&self, words: &str) -> Ended {
+        Ended {
+            at: now(),
+            exit_code: signal_code(libc::SIGSYS),
+            kind: FORBIDDEN_CALL.to_owned(),
+            message: format!(
+                "{words}: either the guest has taken over its VMM, which ends here, or this is a bug in Carve; please report it"
+            ),
+            resets: 0,
+            last_output: None,
+        }
+    }
 }
+
+/// The end of a VMM that made a system call its filter forbids, in one word.
+pub const FORBIDDEN_CALL: &str = "forbidden-call";
 
 impl Ended {
     /// The end `end` of a guest's run.
@@ -148,16 +168,19 @@ mod record_test {
     fn an_end_that_nobody_wrote_down_is_explained_as_far_as_it_can_be() {
         let record = Record::begin(1, 0);
         assert_eq!(
-            record.lost(Some(libc::SIGKILL), true).message,
+            record.lost(Some(libc::SIGKILL), true, None).message,
             "the guest was killed on request"
         );
-        assert_eq!(record.lost(Some(libc::SIGKILL), false).exit_code, 137);
-        assert_eq!(record.lost(Some(libc::SIGSEGV), false).kind, "error");
+        assert_eq!(record.lost(Some(libc::SIGKILL), false, None).exit_code, 137);
+        assert_eq!(record.lost(Some(libc::SIGSEGV), false, None).kind, "error");
         let other_boot = Record { boot_id: "another".into(), ..record.clone() };
-        assert_eq!(other_boot.lost(None, false).kind, "host-down");
+        assert_eq!(other_boot.lost(None, false, None).kind, "host-down");
+        let forbidden = record.lost(Some(libc::SIGSYS), false, Some("the thread x did y"));
+        assert_eq!((forbidden.kind.as_str(), forbidden.exit_code), ("forbidden-call", 159));
+        assert!(forbidden.message.starts_with("the thread x did y"));
         let starved = Record { oom_kills: 0, ..record };
         if oom_kills() > 0 {
-            assert_eq!(starved.lost(None, false).kind, "out-of-memory");
+            assert_eq!(starved.lost(None, false, None).kind, "out-of-memory");
         }
     }
 

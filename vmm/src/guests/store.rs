@@ -17,6 +17,7 @@ use super::journal::Journal;
 use super::live;
 use super::record::{Ended, Record};
 use super::status::Status;
+use crate::jail::Settings;
 
 /// What the files of guests say cannot be had or changed.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +88,8 @@ pub struct New {
     pub remove: bool,
     /// Whether it runs without a terminal.
     pub detached: bool,
+    /// How its VMM is confined.
+    pub confinement: Settings,
     /// The machine.
     pub config: VmConfig,
 }
@@ -152,6 +155,7 @@ impl Store {
             remove: new.remove,
             detached: new.detached,
             wanted: Wanted::Stopped,
+            confinement: new.confinement,
             config: new.config,
         };
         let entry = self.entry(guest);

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::guests::{Ended, State};
+use crate::jail::Settings;
 
 fn store() -> (TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
@@ -28,6 +29,7 @@ fn new(name: Option<&str>) -> New {
         labels: BTreeMap::new(),
         restart: Restart::No,
         remove: false,
+        confinement: Settings::default(),
         detached: true,
         config: config(),
     }

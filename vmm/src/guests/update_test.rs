@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::guests::{Folders, New};
+use crate::jail::Settings;
 
 fn guest(remove: bool) -> (TempDir, Store, Entry) {
     let folder = tempfile::tempdir().unwrap();
@@ -29,6 +30,7 @@ fn guest(remove: bool) -> (TempDir, Store, Entry) {
         labels: BTreeMap::new(),
         restart: Restart::No,
         remove,
+        confinement: Settings::default(),
         detached: true,
         config: spec.resolve().unwrap(),
     };
