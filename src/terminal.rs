@@ -131,9 +131,12 @@ fn restore_on_panic() {
     }));
 }
 
-/// Puts the terminal back as it was found, once.
+/// Puts the terminal back as it was found, once. Only on the main thread: others may not touch terminals once
+/// they are confined. Where they fault the guardian does it, and where they panic the main thread, at the end.
 fn restore() {
-    if RAW.swap(false, Ordering::SeqCst) {
+    // SAFETY: both take nothing and return a number.
+    let main = unsafe { libc::gettid() == libc::getpid() };
+    if main && RAW.swap(false, Ordering::SeqCst) {
         put_back();
     }
 }

@@ -41,6 +41,7 @@ use crate::outcome::{End, Outcome};
 use crate::request::{Request, Requests};
 use crate::resets::{self, Resets};
 use crate::signals::Signals;
+use crate::statistics::OwnStatus;
 use crate::timings::Timings;
 
 /// What to run, and how.
@@ -202,6 +203,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
     };
     let on_port = stdio.is_some();
     let sources = Sources::open(&config, kernel_cache.as_deref(), stdio)?;
+    let status = OwnStatus::open();
     timings.opened.mark();
     confinement.enter().map_err(host("confine this process"))?;
     timings.confined.mark();
@@ -243,6 +245,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         sources: &sources,
         timings: &timings,
         tallies: &tallies,
+        status: &status,
         vcpu_ended: &vcpu_ended,
     };
     let mut run = Run {

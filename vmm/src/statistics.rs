@@ -1,7 +1,8 @@
 //! What a guest has done so far, gathered when somebody asks: nothing is sampled meanwhile.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use devices::virtio::balloon::{self, Statistic};
@@ -23,7 +24,7 @@ pub(crate) fn gather(context: &Context<'_>) -> Statistics {
     Statistics {
         uptime: u64::try_from(context.timings.elapsed().as_millis()).unwrap_or(u64::MAX),
         vcpus: context.tallies.iter().map(vcpu).collect(),
-        memory: memory(context.sources, context.config.memory.size.bytes()),
+        memory: memory(context.status.resident(), context.sources, context.config.memory.size.bytes()),
         disks: disks(context.sources.disks()),
         nets: nets(context.sources.networks()),
         cpu_time: microseconds(Duration::try_from(now).unwrap_or_default()),
@@ -38,8 +39,8 @@ fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn memory(sources: &Sources, size: u64) -> MemoryStatistics {
-    let mut memory = MemoryStatistics { size, resident: resident(), ..Default::default() };
+fn memory(resident: u64, sources: &Sources, size: u64) -> MemoryStatistics {
+    let mut memory = MemoryStatistics { size, resident, ..Default::default() };
     if let Some(balloon) = sources.balloon() {
         let handle = balloon.handle();
         let bytes = |pages: u32| u64::from(pages) * balloon::PAGE;
@@ -55,10 +56,22 @@ fn memory(sources: &Sources, size: u64) -> MemoryStatistics {
     memory
 }
 
-/// Bytes of the host's memory that this process has and no file: the guest's, and the little of its own.
-fn resident() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    resident_of(&status)
+/// What the kernel says of this process, opened while paths can be.
+#[derive(Debug)]
+pub(crate) struct OwnStatus(Option<File>);
+
+impl OwnStatus {
+    /// Opens it. Without procfs nothing will be known.
+    pub(crate) fn open() -> Self {
+        Self(File::open("/proc/self/status").ok())
+    }
+
+    /// Bytes of the host's memory that this process has and no file: the guest's, and the little of its own.
+    fn resident(&self) -> u64 {
+        let mut text = [0; 8192];
+        let read = self.0.as_ref().and_then(|file| file.read_at(&mut text, 0).ok());
+        resident_of(&String::from_utf8_lossy(&text[..read.unwrap_or(0)]))
+    }
 }
 
 fn resident_of(status: &str) -> u64 {
@@ -130,6 +143,7 @@ mod statistics_test {
         let status = "Name:\tcarve\nVmRSS:\t 999 kB\nRssAnon:\t    100 kB\nRssFile:\t  7 kB\n\
                       RssShmem:\t      20 kB\nHugetlbPages:\t  2048 kB\n";
         assert_eq!(resident_of(status), (100 + 20 + 2048) << 10);
-        assert!(resident() > 0);
+        let own = OwnStatus::open();
+        assert!(own.resident() > 0 && own.resident() > 0);
     }
 }

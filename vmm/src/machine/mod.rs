@@ -40,6 +40,7 @@ use crate::kvm::gate::{Gate, Wish};
 use crate::kvm::tally::Tally;
 use crate::kvm::vcpu::{Ended, Platform, Vcpu};
 use crate::kvm::{self, System, Vm, cpuid, kick, msr, registers};
+use crate::statistics::OwnStatus;
 use crate::timings::Timings;
 
 /// Why a machine could not be built.
@@ -90,6 +91,8 @@ pub(crate) struct Context<'a> {
     pub timings: &'a Arc<Timings>,
     /// What each vCPU does is counted here.
     pub tallies: &'a Arc<[Tally]>,
+    /// What the host's kernel says of this process.
+    pub status: &'a OwnStatus,
     /// Signalled when a vCPU's loop ends.
     pub vcpu_ended: &'a Arc<EventFd>,
 }

@@ -59,8 +59,12 @@ pub const KVM_BUILD: [u32; 17] = [
     kvm::<kvm_enable_cap>(WRITE, 0xa3),              // KVM_ENABLE_CAP
 ];
 
-/// Modes and size of the terminal that a console is on.
+/// Not to wait.
 #[allow(clippy::cast_possible_truncation)] // Numbers of ioctls have 32 bits; libc's types differ.
+pub const FIONBIO: u32 = libc::FIONBIO as u32;
+
+/// Modes and size of the terminal that a console is on.
+#[allow(clippy::cast_possible_truncation)]
 pub const TERMINAL: [u32; 6] = [
     libc::TCGETS as u32,
     libc::TCSETS as u32,

@@ -144,7 +144,7 @@ const IORING_REGISTER_ENABLE_RINGS: u32 = 12;
 
 /// Streams and packets over sockets that are there.
 fn sockets() -> Allowed {
-    waits().calls(&[
+    waits().ioctls(&[ioctls::FIONBIO]).calls(&[
         SYS_readv,
         SYS_writev,
         SYS_recvfrom,
@@ -201,6 +201,7 @@ fn main() -> Allowed {
             SYS_eventfd2,
             SYS_timerfd_create,
             SYS_timerfd_settime,
+            SYS_pwrite64,
             SYS_memfd_create,
             SYS_ftruncate,
             SYS_fallocate,

@@ -57,7 +57,7 @@ pub fn report_to(file: Option<OwnedFd>) -> io::Result<()> {
     }
 }
 
-extern "C" fn on_violation(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+extern "C" fn on_violation(_: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     /// The beginning of siginfo_t where the signal is SIGSYS (sigaction(2)).
     #[repr(C)]
     struct SysInfo {
@@ -73,10 +73,14 @@ extern "C" fn on_violation(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_v
         let mut text = Text::default();
         let role = ROLE.get().map_or("unnamed", Role::name);
         let (number, name) = (info.number, name(info.number));
+        // SAFETY: the kernel passes the context to an SA_SIGINFO handler.
+        let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+        let [first, second, third] =
+            [libc::REG_RDI, libc::REG_RSI, libc::REG_RDX].map(|at| registers[at as usize]);
         // A text of bounded length into an array of that length.
         let _ = write!(
             text,
-            "the thread {role} made the system call {name} ({number}), which its filter forbids"
+            "the thread {role} made the system call {name} ({number}; {first:#x}, {second:#x}, {third:#x}), which its filter forbids"
         );
         let kept = KEPT.load(Ordering::Relaxed);
         if kept >= 0 {
@@ -104,11 +108,11 @@ struct Text {
     len: usize,
 }
 
-struct Buffer([u8; 160]);
+struct Buffer([u8; 256]);
 
 impl Default for Buffer {
     fn default() -> Self {
-        Self([0; 160])
+        Self([0; 256])
     }
 }
 
