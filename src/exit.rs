@@ -95,23 +95,38 @@ impl Record {
     /// [`RecordError::Write`].
     pub fn write(&self, path: &Path) -> Result<(), RecordError> {
         let failed = |source| RecordError::Write { path: path.to_owned(), source };
-        let mut text = serde_json::to_vec_pretty(self).map_err(|e| failed(e.into()))?;
-        text.push(b'\n');
-        if is_special(path) {
-            let target = OpenOptions::new().write(true).open(path);
-            return target.and_then(|mut file| file.write_all(&text)).map_err(failed);
-        }
-        // A link to the record stays a link.
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let mut name = OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(format!(".{}", std::process::id()));
-        let temporary = path.with_file_name(name);
-        fs::write(&temporary, &text).and_then(|()| fs::rename(&temporary, &path)).map_err(|error| {
-            let _ = fs::remove_file(&temporary);
-            failed(error)
-        })
+        write_record(path, &self.text().map_err(failed)?)
     }
+
+    /// What is written.
+    pub fn text(&self) -> io::Result<Vec<u8>> {
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        Ok(text)
+    }
+}
+
+/// Writes the text of a record as [`Record::write`] does.
+///
+/// # Errors
+///
+/// [`RecordError::Write`].
+pub fn write_record(path: &Path, text: &[u8]) -> Result<(), RecordError> {
+    let failed = |source| RecordError::Write { path: path.to_owned(), source };
+    if is_special(path) {
+        let target = OpenOptions::new().write(true).open(path);
+        return target.and_then(|mut file| file.write_all(text)).map_err(failed);
+    }
+    // A link to the record stays a link.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}", std::process::id()));
+    let temporary = path.with_file_name(name);
+    fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &path)).map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        failed(error)
+    })
 }
 
 /// Makes sure, before a long run, that a record can be written to `path` after it, and removes

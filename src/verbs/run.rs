@@ -2,13 +2,15 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Instant;
 
 use rustix::io::fcntl_dupfd_cloexec;
 use vmm::guests::process::{self, Setup};
-use vmm::guests::{Entry, Restart, Store, life};
+use vmm::guests::{Books, BooksError, Entry, Restart, Store, WriteExitRecord, life};
+use vmm::jail::Switch;
 use vmm::{Console, Outcome, explain};
 
 use super::new;
@@ -37,6 +39,8 @@ enum Error {
     Run(#[from] process::Error),
     #[error(transparent)]
     Start(#[from] life::Error),
+    #[error(transparent)]
+    Books(#[from] BooksError),
 }
 
 /// Runs a guest and answers with the exit code of its end.
@@ -47,7 +51,7 @@ pub fn run(args: &RunArgs, start: Instant) -> ExitCode {
             Err(error) => exit::own_error(&error),
         };
     }
-    let outcome = guest(args, start);
+    let (outcome, books) = guest(args, start);
     // From here on the terminal is the user's again.
     let (record, code) = match &outcome {
         Ok(outcome) => {
@@ -65,7 +69,8 @@ pub fn run(args: &RunArgs, start: Instant) -> ExitCode {
     // A record that could not be prepared has been complained about.
     match &args.exit_record {
         Some(path) if !matches!(outcome, Err(Error::Record(_))) => {
-            record.write(path).map_or_else(|error| exit::own_error(&error), |()| code)
+            write_record(&record, path, books.as_deref())
+                .map_or_else(|error| exit::own_error(error.as_ref()), |()| code)
         }
         _ => code,
     }
@@ -80,7 +85,31 @@ fn detached(args: &RunArgs) -> Result<Entry, Error> {
     Ok(entry)
 }
 
-fn guest(args: &RunArgs, start: Instant) -> Result<Outcome, Error> {
+/// Writes the record from within the jail, or where there was none.
+fn write_record(record: &Record, path: &Path, books: Option<&Books>) -> Result<(), super::Error> {
+    match books {
+        Some(books) => Ok(books.write_exit_record(record.text()?)?),
+        None => Ok(record.write(path)?),
+    }
+}
+
+/// The end of the run, and its books as soon as there are any.
+fn guest(args: &RunArgs, start: Instant) -> (Result<Outcome, Error>, Option<Rc<Books>>) {
+    match prepare(args) {
+        Err(error) => (Err(error), None),
+        Ok(books) => {
+            let outcome = foreground(&books, start);
+            let removed = if args.keep.rm { books.remove() } else { Ok(()) };
+            let outcome = match removed {
+                Ok(()) => outcome,
+                Err(error) => outcome.and(Err(error.into())),
+            };
+            (outcome, Some(books))
+        }
+    }
+}
+
+fn prepare(args: &RunArgs) -> Result<Rc<Books>, Error> {
     if let Some(path) = &args.exit_record {
         exit::prepare_record(path)?;
     }
@@ -91,15 +120,21 @@ fn guest(args: &RunArgs, start: Instant) -> Result<Outcome, Error> {
     warn_without_hardware();
     let store = Store::of_user()?;
     let entry = new::guest(&store, config, &args.kvm, &args.keep, &args.confine, false)?;
-    let outcome = foreground(&store, &entry, start);
-    if args.keep.rm {
-        let _lock = entry.lock()?;
-        store.remove(&entry)?;
+    if entry.guest.confinement.jail == Switch::Off {
+        tracing::warn!(
+            "--jail off: a guest that takes over its VMM can do whatever you can; only for debugging"
+        );
     }
-    outcome
+    let write: Option<WriteExitRecord> = args.exit_record.clone().map(|path| {
+        let write =
+            move |text: &[u8]| exit::write_record(&path, text).map_err(|error| explain(&error));
+        Box::new(write) as WriteExitRecord
+    });
+    // Before anything that may start a thread, and before the terminal's handlers of signals.
+    Ok(Rc::new(Books::open(&store, &entry, write)?))
 }
 
-fn foreground(store: &Store, entry: &Entry, start: Instant) -> Result<Outcome, Error> {
+fn foreground(books: &Rc<Books>, start: Instant) -> Result<Outcome, Error> {
     let raw = terminal::Raw::enter()?;
     let console = Console {
         input: Some(duplicate(io::stdin().as_fd())?),
@@ -110,7 +145,7 @@ fn foreground(store: &Store, entry: &Entry, start: Instant) -> Result<Outcome, E
     };
     let setup =
         Setup { console, kernel_cache: kernel_cache(), start, restarts: 0, announce: exit::say };
-    Ok(process::run(store, entry, setup, || {})?)
+    Ok(process::run(books, setup, || {})?)
 }
 
 fn warn_without_hardware() {

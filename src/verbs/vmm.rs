@@ -2,11 +2,12 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Instant;
 
-use vmm::guests::Store;
 use vmm::guests::monitor::{FAILED, STARTED};
 use vmm::guests::process::{self, Setup};
+use vmm::guests::{Books, Store};
 use vmm::{Console, explain};
 
 use crate::cli::guests::VmmArgs;
@@ -30,6 +31,8 @@ pub fn run(args: &VmmArgs, start: Instant) -> ExitCode {
 fn guest(args: &VmmArgs, start: Instant) -> Result<u8, super::Error> {
     let store = Store::of_user()?;
     let entry = store.with_id(&args.id)?;
+    // Before anything that may start a thread.
+    let books = Rc::new(Books::open(&store, &entry, None)?);
     let setup = Setup {
         console: Console { kept: true, ..Console::default() },
         kernel_cache: super::run::kernel_cache(),
@@ -37,7 +40,7 @@ fn guest(args: &VmmArgs, start: Instant) -> Result<u8, super::Error> {
         restarts: args.restarts,
         announce: exit::say,
     };
-    let outcome = process::run(&store, &entry, setup, || tell(STARTED))?;
+    let outcome = process::run(&books, setup, || tell(STARTED))?;
     Ok(outcome.end.code())
 }
 

@@ -174,6 +174,7 @@ fn run(
         control,
         announce: |_| {},
         confinement: Confinement::none(),
+        outside: None,
     })
 }
 

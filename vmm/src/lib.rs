@@ -17,6 +17,7 @@ pub mod host;
 pub mod jail;
 pub mod kvm;
 pub mod machine;
+mod messages;
 pub mod outcome;
 mod request;
 mod resets;

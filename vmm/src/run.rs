@@ -30,11 +30,12 @@ use crate::console::ring::Ring;
 use crate::console::stdio_port::{StdioPort, window_size};
 use crate::console::{Console, ConsoleHandle};
 use crate::event_loop::EventLoop;
-use crate::jail::Confinement;
+use crate::jail::{self, Confinement};
 use crate::kvm::tally::Tally;
 use crate::kvm::vcpu::Ended;
 use crate::kvm::{self, System, kick};
 use crate::machine::console_ports::ConsoleBackEnds;
+use crate::machine::passt::Outside;
 use crate::machine::sources::{self, Sources};
 use crate::machine::{self, ConsolePorts, Context, Machine};
 use crate::outcome::{End, Outcome};
@@ -63,6 +64,8 @@ pub struct RunOptions {
     pub announce: fn(&str),
     /// What this process gives up once everything is open.
     pub confinement: Confinement,
+    /// Who does what this process cannot do any more then.
+    pub outside: Option<Rc<dyn Outside>>,
 }
 
 /// How a guest is known to its host, and where it takes commands.
@@ -131,6 +134,9 @@ const KEEPERS_MOMENT: Duration = Duration::from_millis(200);
 /// Why a guest could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The process could not be confined.
+    #[error(transparent)]
+    Jail(#[from] jail::Error),
     /// KVM cannot be used.
     #[error(transparent)]
     Kvm(#[from] kvm::Error),
@@ -182,6 +188,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         mut control,
         announce,
         confinement,
+        outside,
     } = options;
     let timings = Arc::new(Timings::new(start));
     // Before any thread: all of them inherit the signal mask.
@@ -202,11 +209,14 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         None => (None, None, None),
     };
     let on_port = stdio.is_some();
-    let sources = Sources::open(&config, kernel_cache.as_deref(), stdio)?;
+    let sources = Sources::open(&config, kernel_cache.as_deref(), stdio, outside.as_deref())?;
     let status = OwnStatus::open();
     timings.opened.mark();
-    confinement.enter().map_err(host("confine this process"))?;
+    let uid = rustix::process::geteuid().as_raw();
+    let sockets_folder = confinement.enter()?;
+    sources.moved(sockets_folder);
     timings.confined.mark();
+    sources.networks().follow().map_err(host("start a thread for a network"))?;
 
     if let Some(pipe) = port_output {
         output.carry(pipe).map_err(host("start a thread for the console"))?;
@@ -260,6 +270,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         control,
         happened,
         started_at: SystemTime::now(),
+        uid,
     };
     run.resize_consoles();
     let end = run.until_the_end()?;
@@ -291,6 +302,8 @@ struct Run<'a> {
     /// What the control interface tells.
     happened: Events,
     started_at: SystemTime,
+    /// The user who started it, whom it may not be any more.
+    uid: u32,
 }
 
 impl Drop for Run<'_> {
@@ -386,7 +399,7 @@ impl Run<'_> {
             event: event.to_owned(),
             id: self.control.id.clone(),
             name: self.control.name.clone(),
-            uid: Some(rustix::process::geteuid().as_raw()),
+            uid: Some(self.uid),
             labels: BTreeMap::new(),
             details: details.into_iter().collect(),
         });

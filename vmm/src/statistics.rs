@@ -10,13 +10,14 @@ use devices::virtio::block::Requests;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::api::types::{
-    DiskQueueStatistics, DiskStatistics, MemoryStatistics, NetStatistics, Statistics, VcpuStatistics,
+    DiskQueueStatistics, DiskStatistics, MemoryStatistics, NetStatistics, Statistics,
+    VcpuStatistics,
 };
 use crate::kvm::tally::Tally;
+use crate::machine::Context;
 use crate::machine::disks::Disks;
 use crate::machine::networks::Networks;
 use crate::machine::sources::Sources;
-use crate::machine::Context;
 
 /// Everything about the run.
 pub(crate) fn gather(context: &Context<'_>) -> Statistics {
@@ -24,7 +25,11 @@ pub(crate) fn gather(context: &Context<'_>) -> Statistics {
     Statistics {
         uptime: u64::try_from(context.timings.elapsed().as_millis()).unwrap_or(u64::MAX),
         vcpus: context.tallies.iter().map(vcpu).collect(),
-        memory: memory(context.status.resident(), context.sources, context.config.memory.size.bytes()),
+        memory: memory(
+            context.status.resident(),
+            context.sources,
+            context.config.memory.size.bytes(),
+        ),
         disks: disks(context.sources.disks()),
         nets: nets(context.sources.networks()),
         cpu_time: microseconds(Duration::try_from(now).unwrap_or_default()),

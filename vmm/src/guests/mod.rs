@@ -14,6 +14,8 @@
 //! | `RUNTIME/ID/vmm`, `RUNTIME/ID/monitor` | locked by the processes for as long as they live: [`live`] |
 //! | `RUNTIME/ID/api.sock` | the control interface of a running guest |
 
+mod books;
+mod clerk;
 mod files;
 mod folders;
 mod guest;
@@ -30,6 +32,7 @@ mod status;
 mod store;
 mod update;
 
+pub use books::{Books, Error as BooksError, WriteExitRecord};
 pub use folders::{Folders, NoFolder};
 pub use guest::{Guest, Wanted};
 pub use id::Id;

@@ -2,15 +2,17 @@
 
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::books::{self, Books};
 use super::live::{Alive, Letter};
 use super::record::{Ended, Record};
-use super::store::{self, Entry, Store};
+use super::store;
 use crate::api::socket;
 use crate::jail::Confinement;
+use crate::machine::passt::Outside;
 use crate::machine::unix_socket;
 use crate::run::{self, Control, Notice, RunOptions};
 use crate::{Console, Outcome, explain};
@@ -24,6 +26,9 @@ pub enum Error {
     /// Its files cannot be written.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// Its record cannot be written.
+    #[error(transparent)]
+    Books(#[from] books::Error),
     /// It lost the process's sign of life, or its control interface.
     #[error("cannot {what}: {source}")]
     Host {
@@ -70,42 +75,47 @@ pub struct Setup {
 ///
 /// [`Error`]; all but [`Error::Running`] are recorded as the end of the run, too.
 pub fn run(
-    store: &Store,
-    entry: &Entry,
+    books: &Rc<Books>,
     setup: Setup,
     started: impl FnOnce() + 'static,
 ) -> Result<Outcome, Error> {
+    let entry = books.entry();
     entry.make_runtime()?;
     let alive = Alive::take(&entry.vmm_path()).map_err(host("lock the guest's sign of life"))?;
     let Some(alive) = alive else { return Err(Error::Running(entry.guest.name.to_string())) };
     let run = entry.record()?.map_or(0, |record| record.run) + 1;
-    let mut record = Record::begin(run, setup.restarts);
-    entry.write_record(&record)?;
+    entry.write_record(&Record::begin(run, setup.restarts))?;
     let alive = Rc::new(alive);
     // A panic has been shown by then; its exit code and record are those of any own error.
-    let body = AssertUnwindSafe(|| guest(store, entry, setup, Rc::clone(&alive), started));
+    let body = AssertUnwindSafe(|| guest(books, setup, Rc::clone(&alive), started));
     let outcome = panic::catch_unwind(body).unwrap_or(Err(Error::Panicked));
     let ended = match &outcome {
         Ok(outcome) => Ended::by(&outcome.end, outcome.resets, &outcome.last_output),
         Err(error) => Ended::failed(explain(error)),
     };
-    store.end_run(entry, &mut record, ended)?;
+    books.end(ended)?;
     outcome
 }
 
+/// The folder that `path` is in; the process is where relative ones start from.
+fn folder_of(path: &Path) -> Option<PathBuf> {
+    std::path::absolute(path).ok()?.parent().map(Path::to_owned)
+}
+
 fn guest(
-    store: &Store,
-    entry: &Entry,
+    books: &Rc<Books>,
     setup: Setup,
     alive: Rc<Alive>,
     started: impl FnOnce() + 'static,
 ) -> Result<Outcome, Error> {
+    let entry = books.entry();
     let guest = &entry.guest;
     std::env::set_current_dir(&guest.folder)
         .map_err(host(&format!("go to {}, where the guest was created", guest.folder.display())))?;
     let socket = socket::bind(&entry.socket_path())?;
     let last_words = Some(alive.last_words().map_err(host("duplicate a descriptor"))?);
-    let (journal, noted) = (store.journal().clone(), guest.clone());
+    let sockets = guest.config.vsock.as_ref().and_then(|vsock| folder_of(&vsock.socket));
+    let notes = Rc::clone(books);
     let mut started = Some(started);
     let notify = move |notice: &Notice| {
         let letter = match notice {
@@ -120,7 +130,7 @@ fn guest(
         {
             tracing::warn!("the state of the guest cannot be written down: {error}");
         }
-        journal.note(&noted, event, details.as_slice());
+        notes.note(event, details.as_slice());
         if let Some(started) = started.take() {
             started();
         }
@@ -138,7 +148,8 @@ fn guest(
             notify: Box::new(notify),
         },
         announce: setup.announce,
-        confinement: Confinement { settings: guest.confinement, last_words },
+        confinement: Confinement { settings: guest.confinement, last_words, sockets },
+        outside: Some(Rc::clone(books) as Rc<dyn Outside>),
     };
     Ok(run::run(options)?)
 }

@@ -14,7 +14,7 @@ use devices::token_bucket::{Limits, LimitsHandle, Rate, SharedLimiter};
 use devices::virtio::net::{self, Backend, Link, MacAddress};
 use resources::config::{self, Connection, LinkState, NetLimits};
 
-use super::passt::{self, Passt};
+use super::passt::{self, Outside, Passt};
 
 /// The MTU between a guest and passt: the more a frame carries, the fewer there are, and none of them
 /// ever passes a wire. The most that passt takes.
@@ -157,11 +157,27 @@ impl Networks {
     /// # Errors
     ///
     /// [`Error`] naming the device, the value, the reason and the remedy. Nothing stays behind.
-    pub fn open(nets: &[(String, config::Net)]) -> Result<Self, Error> {
+    pub fn open(
+        nets: &[(String, config::Net)],
+        outside: Option<&dyn Outside>,
+    ) -> Result<Self, Error> {
         let open = |(name, net): &(String, config::Net)| {
-            Network::open(name, net).map_err(|problem| Error { net: name.clone(), problem })
+            Network::open(name, net, outside)
+                .map_err(|problem| Error { net: name.clone(), problem })
         };
         Ok(Self(nets.iter().map(open).collect::<Result<_, _>>()?))
+    }
+
+    /// Follows what happens to processes outside, once threads are started as they are to be.
+    ///
+    /// # Errors
+    ///
+    /// There are no more threads.
+    pub fn follow(&self) -> io::Result<()> {
+        self.0.iter().try_for_each(|network| match &network.host_end {
+            HostEnd::Tap(_) => Ok(()),
+            HostEnd::Passt(passt) => passt.follow(),
+        })
     }
 
     /// Fresh devices, in the order of the configuration. Only one machine at a time may use theirs.
@@ -180,7 +196,7 @@ impl Networks {
 }
 
 impl Network {
-    fn open(name: &str, net: &config::Net) -> Result<Self, Problem> {
+    fn open(name: &str, net: &config::Net, outside: Option<&dyn Outside>) -> Result<Self, Problem> {
         let mac = match net.mac {
             Some(mac) => mac.bytes(),
             None => random_mac().map_err(Problem::Random)?,
@@ -196,7 +212,11 @@ impl Network {
             Connection::User { forward, host } => {
                 let (mtu, host) = (net.mtu.unwrap_or(PASST_MTU), *host);
                 let options = passt::Options { name: name.to_owned(), mac, mtu, host };
-                (HostEnd::Passt(Passt::start(options, forward)?), Some(mtu))
+                let passt = match outside.filter(|outside| outside.is_needed()) {
+                    Some(outside) => Passt::start_outside(outside, &options, forward)?,
+                    None => Passt::start(options, forward)?,
+                };
+                (HostEnd::Passt(passt), Some(mtu))
             }
         };
         let limiter = |limits| Arc::new(SharedLimiter::new(LimitsHandle::new(bounds(limits))));

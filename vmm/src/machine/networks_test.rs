@@ -35,7 +35,7 @@ fn nets(texts: &[&str]) -> Vec<(String, config::Net)> {
 }
 
 fn open(texts: &[&str]) -> Result<Networks, Error> {
-    Networks::open(&nets(texts))
+    Networks::open(&nets(texts), None)
 }
 
 #[track_caller]

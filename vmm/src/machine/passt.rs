@@ -9,7 +9,7 @@
 mod ports;
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -27,9 +27,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{RecvFlags, recv};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::descriptor::descriptor;
+use crate::messages::{pair, receive, send};
 
 const PROGRAM: &str = "passt";
 /// Longest to wait for a sign of life. One that gives none may still be alive.
@@ -54,6 +56,8 @@ pub enum Error {
     Start(io::Error),
     #[error("no descriptors or threads can be had for passt: {0}")]
     Host(io::Error),
+    #[error("{0}")]
+    Outside(String),
     #[error(
         "the port of the host in forward {0} is in use; end what uses it, or forward another port"
     )]
@@ -73,9 +77,27 @@ pub enum Error {
     Ended { status: String, said: Option<String>, command: String },
 }
 
+/// Who starts processes where this one cannot do it again once it is confined.
+pub trait Outside: std::fmt::Debug {
+    /// Whether this process will not be able to.
+    fn is_needed(&self) -> bool;
+
+    /// Starts a passt process and [serves](serve) it, with `news` as the other end.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not be started.
+    fn start_passt(
+        &self,
+        options: &Options,
+        forwards: &[Forward],
+        news: OwnedFd,
+    ) -> Result<(), String>;
+}
+
 /// What a process is started for.
-#[derive(Clone, Debug)]
-pub(super) struct Options {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Options {
     /// What the device is written under, for messages.
     pub name: String,
     /// The guest's address.
@@ -86,22 +108,33 @@ pub(super) struct Options {
     pub host: bool,
 }
 
+/// What is told to the other side about a process that runs outside.
+#[derive(Debug, Serialize, Deserialize)]
+enum News {
+    /// It runs; its end of the cable comes along.
+    Started,
+    /// It has ended: how, and the last that it said.
+    Ended(String, Option<String>),
+}
+
 /// A running process, over all its restarts.
 #[derive(Debug)]
-pub(super) struct Passt {
+pub struct Passt {
     socket: StreamSocket,
+    /// Where news of it come from until somebody [follows](Passt::follow) them, if it is outside.
+    news: Mutex<Option<OwnedFd>>,
     /// Another descriptor of the first process's socket, until it has given a sign of life.
     first: Mutex<Option<UnixStream>>,
     life: Arc<Life>,
     stop: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What its thread tells others.
 #[derive(Debug, Default)]
 struct Life {
     /// Why the first process ended, if it has.
-    ended: Mutex<Option<(ExitStatus, Option<String>)>>,
+    ended: Mutex<Option<(String, Option<String>)>>,
     event: std::sync::Condvar,
 }
 
@@ -120,8 +153,8 @@ impl Passt {
                 Ok(socket) => {
                     let _ = answer.send(Ok(socket.clone()));
                     let log = RateLimitedLog::new();
-                    let supervisor =
-                        Supervisor { options, arguments, socket, until, life: tell, log };
+                    let line = Line::Near { socket, life: tell };
+                    let supervisor = Supervisor { options, arguments, line, until, log };
                     supervisor.run(child);
                 }
                 Err(error) => _ = answer.send(Err(Error::Host(error))),
@@ -129,11 +162,45 @@ impl Passt {
             Err(error) => _ = answer.send(Err(error)),
         };
         let thread = Start::new(Role::Passt, PROGRAM).run(body);
-        let thread = Some(thread.map_err(Error::Host)?);
+        let thread = Mutex::new(Some(thread.map_err(Error::Host)?));
         let lost = || Error::Host(io::ErrorKind::BrokenPipe.into());
         let socket: StreamSocket = answered.recv().unwrap_or_else(|_| Err(lost()))?;
         let first = Mutex::new(Some(socket.socket().try_clone().map_err(Error::Host)?));
-        Ok(Self { socket, first, life, stop, thread })
+        Ok(Self { socket, news: Mutex::new(None), first, life, stop, thread })
+    }
+
+    /// The same of a process that `outside` starts, in this process's stead.
+    pub(super) fn start_outside(
+        outside: &dyn Outside,
+        options: &Options,
+        forwards: &[Forward],
+    ) -> Result<Self, Error> {
+        let (ours, theirs) = pair().map_err(Error::Host)?;
+        outside.start_passt(options, forwards, theirs).map_err(Error::Outside)?;
+        let socket = match receive(ours.as_fd()).map_err(Error::Host)? {
+            Some((News::Started, Some(fd))) => UnixStream::from(fd),
+            _ => return Err(Error::Host(io::ErrorKind::BrokenPipe.into())),
+        };
+        let stop = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(Error::Host)?;
+        let first = Mutex::new(Some(socket.try_clone().map_err(Error::Host)?));
+        Ok(Self {
+            socket: StreamSocket::new(socket).map_err(Error::Host)?,
+            news: Mutex::new(Some(ours)),
+            first,
+            life: Arc::default(),
+            stop: Arc::new(stop),
+            thread: Mutex::new(None),
+        })
+    }
+
+    /// Follows the news of a process outside, on a thread of its own.
+    pub(super) fn follow(&self) -> io::Result<()> {
+        let Some(news) = lock(&self.news).take() else { return Ok(()) };
+        let (socket, until, life) =
+            (self.socket.clone(), Arc::clone(&self.stop), Arc::clone(&self.life));
+        let body = move || follow(&news, &until, &socket, &life);
+        *lock(&self.thread) = Some(Start::new(Role::Passt, PROGRAM).run(body)?);
+        Ok(())
     }
 
     /// The guest's end of the cable.
@@ -161,7 +228,7 @@ impl Passt {
         let wait = self.life.event.wait_timeout_while(ended, START, |ended| ended.is_none());
         let (ended, _) = wait.unwrap_or_else(PoisonError::into_inner);
         let (status, said) = match &*ended {
-            Some((status, said)) => (status.to_string(), said.clone()),
+            Some((status, said)) => (status.clone(), said.clone()),
             None => ("its socket closed".to_owned(), None),
         };
         let command = format!("{PROGRAM} --foreground");
@@ -172,8 +239,93 @@ impl Passt {
 impl Drop for Passt {
     fn drop(&mut self) {
         let _ = self.stop.write(1);
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) = lock(&self.thread).take() {
             let _ = thread.join();
+        }
+    }
+}
+
+/// Takes news of a process outside, until told to stop or whoever sends them is gone.
+fn follow(news: &OwnedFd, until: &EventFd, socket: &StreamSocket, life: &Life) {
+    loop {
+        let mut fds = [
+            PollFd::from_borrowed_fd(descriptor(until), PollFlags::IN),
+            PollFd::new(news, PollFlags::IN),
+        ];
+        let _ = poll(&mut fds, None);
+        if !fds[0].revents().is_empty() {
+            return;
+        }
+        match receive(news.as_fd()) {
+            Ok(Some((News::Started, Some(fd)))) => {
+                if let Err(error) = socket.replace(fd.into()) {
+                    tracing::error!("a network does not come back: {error}");
+                }
+            }
+            Ok(Some((News::Ended(status, said), _))) => life.note(status, said),
+            _ => return,
+        }
+    }
+}
+
+/// Starts a process, sends its end of the cable to `news`, and supervises it until that is closed.
+///
+/// # Errors
+///
+/// The process cannot be started.
+pub fn serve(options: Options, forwards: &[Forward], news: OwnedFd) -> Result<(), Error> {
+    forwards.iter().try_for_each(ports::check)?;
+    let arguments = arguments(&options, forwards);
+    let (answer, answered) = mpsc::sync_channel(1);
+    // The thread that starts a process is its parent to the kernel, and so must live as long.
+    let body = move || match spawn(&options, &arguments) {
+        Ok((child, socket)) => {
+            let sent = send(news.as_fd(), &News::Started, Some(socket.as_fd()));
+            let _ = answer.send(sent.map_err(Error::Host));
+            drop(socket);
+            let news = Arc::new(news);
+            let (line, until) = (Line::Far(Arc::clone(&news)), news);
+            let log = RateLimitedLog::new();
+            Supervisor { options, arguments, line, until, log }.run(child);
+        }
+        Err(error) => _ = answer.send(Err(error)),
+    };
+    Start::new(Role::Passt, PROGRAM).run(body).map_err(Error::Host)?;
+    let lost = || Error::Host(io::ErrorKind::BrokenPipe.into());
+    answered.recv().unwrap_or_else(|_| Err(lost()))
+}
+
+impl Life {
+    /// The first end is what whoever waits for a sign of life wants to know.
+    fn note(&self, status: String, said: Option<String>) {
+        lock(&self.ended).get_or_insert((status, said));
+        self.event.notify_all();
+    }
+}
+
+/// Where the cable of a process leads to.
+enum Line {
+    /// This process's own device.
+    Near { socket: StreamSocket, life: Arc<Life> },
+    /// Whoever gets the news.
+    Far(Arc<OwnedFd>),
+}
+
+impl Line {
+    fn replace(&self, socket: UnixStream) -> io::Result<()> {
+        match self {
+            Self::Near { socket: line, .. } => line.replace(socket),
+            Self::Far(news) => send(news.as_fd(), &News::Started, Some(socket.as_fd())),
+        }
+    }
+
+    fn ended(&self, status: ExitStatus, said: Option<String>) {
+        match self {
+            Self::Near { life, .. } => life.note(status.to_string(), said),
+            // Whoever is gone needs no news.
+            Self::Far(news) => {
+                let _ = send(news.as_fd(), &News::Ended(status.to_string(), said), None);
+            }
         }
     }
 }
@@ -234,16 +386,21 @@ fn probe(mac: MacAddress) -> Vec<u8> {
 }
 
 /// The thread of a process.
-struct Supervisor {
+struct Supervisor<F> {
     options: Options,
     arguments: Vec<String>,
-    socket: StreamSocket,
-    until: Arc<EventFd>,
-    life: Arc<Life>,
+    line: Line,
+    /// Readable, or closed at its other end, when the process is to end.
+    until: Arc<F>,
     log: RateLimitedLog,
 }
 
-impl Supervisor {
+impl<F: AsRawFd> Supervisor<F> {
+    fn until(&self) -> BorrowedFd<'_> {
+        // SAFETY: open as long as `self` is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.until.as_raw_fd()) }
+    }
+
     fn run(&self, mut child: Child) {
         let mut pause = SHORTEST_PAUSE;
         loop {
@@ -253,8 +410,7 @@ impl Supervisor {
                 pause = SHORTEST_PAUSE;
             }
             self.report(status, said.as_deref(), pause);
-            lock(&self.life.ended).get_or_insert((status, said));
-            self.life.event.notify_all();
+            self.line.ended(status, said);
             child = loop {
                 if self.stopped_within(pause) {
                     return;
@@ -270,7 +426,7 @@ impl Supervisor {
 
     fn restart(&self) -> Result<Child, Error> {
         let (mut child, socket) = spawn(&self.options, &self.arguments)?;
-        if let Err(error) = self.socket.replace(socket) {
+        if let Err(error) = self.line.replace(socket) {
             end(&mut child);
             return Err(Error::Host(error));
         }
@@ -283,7 +439,7 @@ impl Supervisor {
         let pidfd = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pidfd = pidfd.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         loop {
-            let (stop, flags) = (descriptor(&self.until), PollFlags::IN);
+            let (stop, flags) = (self.until(), PollFlags::IN);
             let mut fds = vec![PollFd::from_borrowed_fd(stop, flags)];
             fds.extend(pidfd.as_ref().map(|fd| PollFd::new(fd, flags)));
             fds.extend(lines.stderr.as_ref().map(|fd| PollFd::new(fd, flags)));
@@ -325,7 +481,7 @@ impl Supervisor {
     }
 
     fn stopped_within(&self, time: Duration) -> bool {
-        let mut fds = [PollFd::from_borrowed_fd(descriptor(&self.until), PollFlags::IN)];
+        let mut fds = [PollFd::from_borrowed_fd(self.until(), PollFlags::IN)];
         let _ = poll(&mut fds, Some(&timespec(time)));
         !fds[0].revents().is_empty()
     }

@@ -18,6 +18,7 @@ use super::balloons::{self, BalloonControl};
 use super::console_ports::{self, ConsoleBackEnds, Stdio};
 use super::disks::{self, Disks};
 use super::networks::{self, Networks};
+use super::passt::Outside;
 use super::vsocks::{self, VsockSocket};
 use crate::console::stdio_port::StdioPort;
 
@@ -70,7 +71,7 @@ pub struct Sources {
 
 impl Sources {
     /// Opens and recognizes what `config` names; `cache` is the folder for extracted kernels, `stdio`
-    /// what a console that is `stdio` is connected to.
+    /// what a console that is `stdio` is connected to, `outside` who starts programs in this process's stead.
     ///
     /// # Errors
     ///
@@ -79,6 +80,7 @@ impl Sources {
         config: &VmConfig,
         cache: Option<&Path>,
         stdio: Option<Stdio>,
+        outside: Option<&dyn Outside>,
     ) -> Result<Self, Error> {
         let options = kernel::Options {
             cache: cache.map(Path::to_owned),
@@ -110,7 +112,7 @@ impl Sources {
         Ok(Self {
             boot,
             disks: Disks::open(&listed("", &config.disk))?,
-            networks: Networks::open(&listed("net.", &config.net))?,
+            networks: Networks::open(&listed("net.", &config.net), outside)?,
             consoles,
             vsock: config.vsock.as_ref().map(VsockSocket::open).transpose()?,
             balloon: config.balloon.as_ref().map(BalloonControl::new).transpose()?,
@@ -131,6 +133,13 @@ impl Sources {
     /// The host's side of the network devices.
     pub(crate) fn networks(&self) -> &Networks {
         &self.networks
+    }
+
+    /// The folder for connections of the guest's sockets is elsewhere from now on.
+    pub fn moved(&self, folder: Option<PathBuf>) {
+        if let (Some(vsock), Some(folder)) = (&self.vsock, folder) {
+            vsock.moved(folder);
+        }
     }
 
     /// The host's side of the balloon.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::jail;
 use rustix::fs::{FlockOperation, Mode, fchmod, flock};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -105,6 +106,10 @@ impl UnixSocket {
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
+        if jail::is_closed() {
+            // There are no paths here. Whoever is outside removes it.
+            return;
+        }
         let _lock = lock_folder(&self.path);
         if Identity::of(&self.path).is_ok_and(|identity| identity == self.identity) {
             // What cannot be removed is found stale by the next VM.
@@ -197,6 +202,13 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
         return Err(Error::InUse(path.to_owned()));
     }
     fs::remove_file(path).map_err(failed)
+}
+
+/// Removes the socket at `path` if there is one that nobody listens on.
+pub fn remove_if_stale(path: &Path) {
+    let _lock = lock_folder(path);
+    // One in use is another's by now.
+    let _ = remove_stale(path);
 }
 
 /// Keeps other VMMs from making and removing sockets in the folder of `path`, until what is returned

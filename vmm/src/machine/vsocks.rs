@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use devices::virtio::vsock::{Connector, Limits, Vsock};
 use resources::config;
@@ -33,6 +33,8 @@ pub struct VsockSocket {
     guest_cid: u32,
     socket: UnixSocket,
     limits: Limits,
+    /// Where the socket's folder is, if not where it was.
+    folder: Arc<OnceLock<PathBuf>>,
 }
 
 impl VsockSocket {
@@ -45,12 +47,20 @@ impl VsockSocket {
     /// [`Error`] naming the path, the reason and the remedy.
     pub fn open(config: &config::Vsock) -> Result<Self, Error> {
         let socket = UnixSocket::listen(&config.socket, BACKLOG)?;
-        Ok(Self { guest_cid: config.cid, socket, limits: limits() })
+        Ok(Self { guest_cid: config.cid, socket, limits: limits(), folder: Arc::default() })
+    }
+
+    /// From now on the socket's folder is `folder`.
+    pub fn moved(&self, folder: PathBuf) {
+        let _ = self.folder.set(folder);
     }
 
     /// A device for the next machine. Only one of them at a time is of use.
     pub fn device(&self) -> Vsock {
-        let connector = Arc::new(Ports { path: self.socket.path().to_owned() });
+        let connector = Arc::new(Ports {
+            path: self.socket.path().to_owned(),
+            folder: Arc::clone(&self.folder),
+        });
         let listener = Arc::clone(self.socket.listener());
         Vsock::new(self.guest_cid, listener, connector, self.limits)
     }
@@ -72,11 +82,15 @@ fn limits() -> Limits {
 #[derive(Debug)]
 struct Ports {
     path: PathBuf,
+    folder: Arc<OnceLock<PathBuf>>,
 }
 
 impl Connector for Ports {
     fn connect(&self, port: u32) -> io::Result<UnixStream> {
-        let mut path = OsString::from(&self.path);
+        let mut path = match (self.folder.get(), self.path.file_name()) {
+            (Some(folder), Some(name)) => folder.join(name).into_os_string(),
+            _ => OsString::from(&self.path),
+        };
         path.push(format!("_{port}"));
         unix_socket::connect(Path::new(&path))
     }

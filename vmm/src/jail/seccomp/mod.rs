@@ -25,6 +25,7 @@ use devices::thread::{Job, Keeper, Role};
 use seccompiler::{SeccompAction, apply_filter};
 use serde::{Deserialize, Serialize};
 
+use self::rules::Allowed;
 use crate::kvm::kick;
 
 /// What is done about system calls that are on no list.
@@ -93,12 +94,12 @@ pub fn sizes() -> Vec<Size> {
     Role::ALL.map(of).into()
 }
 
-/// Puts this thread and all that it starts from now on under their filters, once for the process.
+/// Puts this thread (`jailed`: which needs no paths) and all that it starts from now on under their filters, once for the process.
 ///
 /// # Errors
 ///
 /// The kernel has no seccomp, or no thread can be had.
-pub fn enter(mode: Mode) -> io::Result<()> {
+pub fn enter(mode: Mode, jailed: bool) -> io::Result<()> {
     if mode == Mode::Off {
         return Ok(());
     }
@@ -122,7 +123,10 @@ pub fn enter(mode: Mode) -> io::Result<()> {
     if !devices::thread::keep(Box::new(nursery)) {
         return Err(io::Error::other("this process has filters already"));
     }
-    confine(Role::Main, mode.action())
+    let main = roles::allowed(Role::Main);
+    // Without a jail this thread itself writes down how the run ended.
+    let main = if jailed { main } else { main.and(&roles::records()) };
+    install(Role::Main, &main, mode.action())
 }
 
 /// Of the nursery, which starts threads and nothing else.
@@ -155,8 +159,12 @@ impl Keeper for Nursery {
 
 /// Gives up what `role` does not need, for this thread and those it starts.
 fn confine(role: Role, otherwise: SeccompAction) -> io::Result<()> {
+    install(role, &roles::allowed(role), otherwise)
+}
+
+fn install(role: Role, list: &Allowed, otherwise: SeccompAction) -> io::Result<()> {
     violation::set_role(role);
-    let filter = roles::allowed(role).compile(otherwise).map_err(io::Error::other)?;
+    let filter = list.compile(otherwise).map_err(io::Error::other)?;
     apply_filter(&filter).map_err(io::Error::other)
 }
 

@@ -1,0 +1,178 @@
+//! [`Books`]: what is written down about a run of a guest, and put away after it; by this process itself, or by
+//! its [`Clerk`] where it cannot do that from within its jail.
+
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+
+use resources::config::{ConsoleTarget, Forward};
+
+use super::clerk::{Clerk, Errand};
+use super::record::Ended;
+use super::store::{Entry, Store};
+use crate::jail::Switch;
+use crate::machine::passt::{self, Outside};
+use crate::machine::unix_socket;
+
+/// Writes the exit record that the user of a foreground run wants.
+pub type WriteExitRecord = Box<dyn Fn(&[u8]) -> Result<(), String>>;
+
+/// Something could not be written down.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(String);
+
+/// The books of one run.
+pub struct Books {
+    desk: Desk,
+    clerk: Option<Clerk>,
+}
+
+/// What is needed to do an errand.
+struct Desk {
+    store: Store,
+    entry: Entry,
+    exit_record: Option<WriteExitRecord>,
+}
+
+impl fmt::Debug for Books {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Books").field("clerk", &self.clerk).finish_non_exhaustive()
+    }
+}
+
+impl Books {
+    /// Opens the books of a run of the guest. This process must have no other thread yet.
+    ///
+    /// # Errors
+    ///
+    /// The clerk cannot be started.
+    pub fn open(
+        store: &Store,
+        entry: &Entry,
+        exit_record: Option<WriteExitRecord>,
+    ) -> Result<Self, Error> {
+        let desk = Desk { store: store.clone(), entry: entry.clone(), exit_record };
+        if entry.guest.confinement.jail == Switch::Off {
+            return Ok(Self { desk, clerk: None });
+        }
+        let serve = |errand, fd| desk.serve(errand, fd);
+        let clerk = Clerk::start(serve).map_err(|error| {
+            Error(format!("the process carve-clerk cannot be started: {error}"))
+        })?;
+        Ok(Self { clerk: Some(clerk), desk })
+    }
+
+    fn entrust(&self, errand: Errand) -> Result<(), Error> {
+        let done = match &self.clerk {
+            Some(clerk) => clerk.ask(&errand, None),
+            None => self.desk.serve(errand, None),
+        };
+        done.map_err(Error)
+    }
+
+    /// Notes an event in the journal.
+    pub fn note(&self, event: &str, details: &[(&str, String)]) {
+        let details = details.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+        if let Err(error) = self.entrust(Errand::Note(event.to_owned(), details.collect())) {
+            tracing::warn!("the journal cannot be written to: {error}");
+        }
+    }
+
+    /// Writes down how the run ended.
+    ///
+    /// # Errors
+    ///
+    /// The record cannot be written.
+    pub fn end(&self, ended: Ended) -> Result<(), Error> {
+        self.entrust(Errand::Ended(Box::new(ended)))
+    }
+
+    /// Writes the exit record that was asked for.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    pub fn write_exit_record(&self, text: Vec<u8>) -> Result<(), Error> {
+        self.entrust(Errand::ExitRecord(text))
+    }
+
+    /// Removes the guest.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be removed.
+    pub fn remove(&self) -> Result<(), Error> {
+        self.entrust(Errand::Remove)
+    }
+
+    /// The guest.
+    pub fn entry(&self) -> &Entry {
+        &self.desk.entry
+    }
+}
+
+impl Outside for Books {
+    fn is_needed(&self) -> bool {
+        self.clerk.is_some()
+    }
+
+    fn start_passt(
+        &self,
+        options: &passt::Options,
+        forwards: &[Forward],
+        news: OwnedFd,
+    ) -> Result<(), String> {
+        let errand = Errand::Passt(options.clone(), forwards.to_vec());
+        let clerk = self.clerk.as_ref().ok_or("there is no clerk")?;
+        clerk.ask(&errand, Some(news.as_fd()))
+    }
+}
+
+impl Desk {
+    fn serve(&self, errand: Errand, fd: Option<OwnedFd>) -> Result<(), String> {
+        let Self { store, entry, exit_record } = self;
+        let text = |error: &(dyn std::error::Error + 'static)| crate::explain(error);
+        match errand {
+            Errand::Note(event, details) => {
+                let details: Vec<_> =
+                    details.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+                store.journal().note(&entry.guest, &event, &details);
+                Ok(())
+            }
+            Errand::Ended(ended) => {
+                self.remove_sockets();
+                let mut record = match entry.record().map_err(|error| text(&error))? {
+                    Some(record) => record,
+                    None => return Err("the record of the run is gone".to_owned()),
+                };
+                store.end_run(entry, &mut record, *ended).map_err(|error| text(&error))
+            }
+            Errand::ExitRecord(bytes) => match exit_record {
+                Some(write) => write(&bytes),
+                None => Err("no exit record was asked for".to_owned()),
+            },
+            Errand::Remove => {
+                let _lock = entry.lock().map_err(|error| text(&error))?;
+                store.remove(entry).map_err(|error| text(&error))
+            }
+            Errand::Passt(options, forwards) => {
+                let news = fd.ok_or("no descriptor came with the errand")?;
+                passt::serve(options, &forwards, news).map_err(|error| text(&error))
+            }
+        }
+    }
+
+    /// Removes the sockets of the guest's devices that nobody listens on any more.
+    fn remove_sockets(&self) {
+        let config = &self.entry.guest.config;
+        let consoles = config.console.values().filter_map(|console| match &console.target {
+            ConsoleTarget::Socket(path) => Some(path),
+            _ => None,
+        });
+        let vsock = config.vsock.iter().map(|vsock| &vsock.socket);
+        for path in consoles.chain(vsock) {
+            let path = self.entry.guest.folder.join(path);
+            unix_socket::remove_if_stale(&path);
+        }
+    }
+}

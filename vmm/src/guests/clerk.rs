@@ -1,0 +1,112 @@
+//! The clerk: a small process outside the jail that does for a guest's VMM what takes paths or other programs,
+//! and only for that guest: it notes what happens in the journal, writes down the end, removes what the guest
+//! leaves, and keeps its passt processes.
+//!
+//! What it is asked for may come from a VMM that its guest has taken over, so errands name nothing: paths and
+//! names are those the clerk knows from before. It ends when the VMM does, whichever way.
+#![allow(unsafe_code)] // fork.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
+
+use devices::mutex::lock;
+use resources::config::Forward;
+use rustix::process::{Pid, WaitOptions, setsid, waitpid};
+use serde::{Deserialize, Serialize};
+
+use super::record::Ended;
+use crate::machine::passt;
+use crate::messages::{pair, receive, send};
+
+/// What a clerk can be asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Errand {
+    /// Something happened to the guest: the event's name, and more about it.
+    Note(String, Vec<(String, String)>),
+    /// Its run has ended.
+    Ended(Box<Ended>),
+    /// This is to be in the exit record.
+    ExitRecord(Vec<u8>),
+    /// It is to be removed.
+    Remove,
+    /// A network needs a passt process, news of which go to the descriptor that is passed.
+    Passt(passt::Options, Vec<Forward>),
+}
+
+/// The VMM's end of its clerk. Dropped, it ends the clerk and waits until it is gone.
+#[derive(Debug)]
+pub struct Clerk {
+    /// None only while it is dropped. One errand at a time.
+    socket: Mutex<Option<OwnedFd>>,
+    pid: Pid,
+}
+
+impl Clerk {
+    /// Starts a clerk that does errands by `serve`, which is also given the descriptor that came with one. This
+    /// process must have no other thread.
+    ///
+    /// # Errors
+    ///
+    /// The host has no more processes or descriptors.
+    pub fn start(
+        mut serve: impl FnMut(Errand, Option<OwnedFd>) -> Result<(), String>,
+    ) -> io::Result<Self> {
+        let (ours, theirs) = pair()?;
+        // SAFETY: there is no other thread, so that nothing is left half done in the child.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                drop(ours);
+                settle();
+                while let Ok(Some((errand, fd))) = receive::<Errand>(theirs.as_fd()) {
+                    if send(theirs.as_fd(), &serve(errand, fd), None).is_err() {
+                        break;
+                    }
+                }
+                // SAFETY: ends the process without running what belongs to its parent.
+                unsafe { libc::_exit(0) }
+            }
+            pid => {
+                let gone = || io::Error::from(io::ErrorKind::NotFound);
+                let pid = Pid::from_raw(pid).ok_or_else(gone)?;
+                Ok(Self { socket: Some(ours).into(), pid })
+            }
+        }
+    }
+
+    /// Has an errand done.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not be done.
+    pub fn ask(&self, errand: &Errand, fd: Option<BorrowedFd<'_>>) -> Result<(), String> {
+        let socket = lock(&self.socket);
+        let gone = || "the process that does it (carve-clerk) is gone".to_owned();
+        let socket = socket.as_ref().ok_or_else(gone)?;
+        send(socket.as_fd(), errand, fd).map_err(|error| format!("{}: {error}", gone()))?;
+        match receive::<Result<(), String>>(socket.as_fd()) {
+            Ok(Some((answer, _))) => answer,
+            Ok(None) => Err(gone()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl Drop for Clerk {
+    fn drop(&mut self) {
+        drop(lock(&self.socket).take());
+        let _ = waitpid(Some(self.pid), WaitOptions::empty());
+    }
+}
+
+/// Leaves the terminal and the pipes that are the VMM's.
+fn settle() {
+    // Ctrl-C is for the guest, or for its VMM to act on.
+    let _ = setsid();
+    let _ = rustix::thread::set_name(c"carve-clerk");
+    if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+    }
+}
