@@ -5,11 +5,12 @@ use std::{env, fs, io};
 
 use resources::config::{self, VmConfig};
 use vmm::guests::{Entry, New, Store};
+use vmm::jail::Switch;
 
 use crate::cli::confine::ConfineFlags;
 use crate::cli::guests::KeepFlags;
 use crate::cli::{KvmArgs, VmFlags};
-use crate::preflight;
+use crate::{exit, preflight};
 
 /// Why no guest could be made.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,12 @@ pub fn guest(
     confine: &ConfineFlags,
     detached: bool,
 ) -> Result<Entry, Error> {
+    if confine.jail == Switch::Off {
+        // Whatever the log level.
+        exit::say(
+            "warning: --jail off: a guest that takes over its VMM can do whatever you can; only for debugging",
+        );
+    }
     Ok(store.create(New {
         // The store knows it from here on, and may change it.
         name: config.name.take(),

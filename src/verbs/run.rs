@@ -10,7 +10,6 @@ use std::time::Instant;
 use rustix::io::fcntl_dupfd_cloexec;
 use vmm::guests::process::{self, Setup};
 use vmm::guests::{Books, BooksError, Entry, Restart, Store, WriteExitRecord, life};
-use vmm::jail::Switch;
 use vmm::{Console, Outcome, explain};
 
 use super::new;
@@ -120,11 +119,6 @@ fn prepare(args: &RunArgs) -> Result<Rc<Books>, Error> {
     warn_without_hardware();
     let store = Store::of_user()?;
     let entry = new::guest(&store, config, &args.kvm, &args.keep, &args.confine, false)?;
-    if entry.guest.confinement.jail == Switch::Off {
-        tracing::warn!(
-            "--jail off: a guest that takes over its VMM can do whatever you can; only for debugging"
-        );
-    }
     let write: Option<WriteExitRecord> = args.exit_record.clone().map(|path| {
         let write =
             move |text: &[u8]| exit::write_record(&path, text).map_err(|error| explain(&error));

@@ -109,8 +109,7 @@ pub fn enter(mode: Mode, jailed: bool) -> io::Result<()> {
     let (answer, answered) = channel();
     let body = move || {
         signals_to_main();
-        let confined = confine(Role::Nursery, mode.action());
-        let confined = confined.and_then(|()| no_clone3());
+        let confined = install_absent().and_then(|()| confine(Role::Nursery, mode.action()));
         let fit = confined.is_ok();
         let _ = answer.send(confined);
         if fit {
@@ -124,8 +123,11 @@ pub fn enter(mode: Mode, jailed: bool) -> io::Result<()> {
         return Err(io::Error::other("this process has filters already"));
     }
     let main = roles::allowed(Role::Main);
-    // Without a jail this thread itself writes down how the run ended.
-    let main = if jailed { main } else { main.and(&roles::records()) };
+    if !jailed {
+        // This thread itself writes down how the run ended.
+        return install(Role::Main, &main.and(&roles::records()), mode.action());
+    }
+    install_absent()?;
     install(Role::Main, &main, mode.action())
 }
 
@@ -184,9 +186,8 @@ fn signals_to_main() {
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
 }
 
-/// What clone3(2) is to do is in memory, where no filter can look. Without it C libraries use clone(2).
-fn no_clone3() -> io::Result<()> {
-    let list = rules::Allowed::default().calls(&[libc::SYS_clone3]);
-    let filter = list.compile_refusing(libc::ENOSYS).map_err(io::Error::other)?;
+/// Has calls that C libraries can do without answered as if this kernel had none.
+fn install_absent() -> io::Result<()> {
+    let filter = roles::absent().compile_refusing(libc::ENOSYS).map_err(io::Error::other)?;
     apply_filter(&filter).map_err(io::Error::other)
 }

@@ -67,7 +67,24 @@ fn every() -> Allowed {
         .one_of(SYS_rt_sigaction, 0, &numbers(FAULTS))
         // raise(3), abort(3).
         .when(SYS_tgkill, &[Is(0, std::process::id())]);
-    if cfg!(target_env = "musl") { list.one_of(SYS_tkill, 1, &numbers(FAULTS)) } else { list }
+    if cfg!(target_env = "musl") {
+        list.one_of(SYS_tkill, 1, &numbers(FAULTS))
+    } else {
+        list.and(&probes())
+    }
+}
+
+/// What glibc tries and can do without. To have it on a list saves the process; [`absent`] keeps it from being done.
+fn probes() -> Allowed {
+    // malloc(3), which gives memory back, reads /proc/sys/vm/overcommit_memory.
+    Allowed::default()
+        .when(SYS_openat, &[Is(0, number(AT_FDCWD)), Is(2, number(O_RDONLY | O_CLOEXEC))])
+}
+
+/// Calls that are answered as by a kernel that has none such.
+pub(super) fn absent() -> Allowed {
+    // What clone3(2) is to do is in memory, where no filter can look. C libraries use clone(2) then.
+    probes().calls(&[SYS_clone3])
 }
 
 /// Signals that a thread's own doing raises.
@@ -87,7 +104,7 @@ fn nursery() -> Allowed {
         | CLONE_CHILD_CLEARTID;
     Allowed::default()
         .one_of(SYS_clone, 0, &numbers([thread, thread | CLONE_DETACHED]))
-        // Is answered by another filter.
+        // See `absent`.
         .calls(&[SYS_clone3])
         .calls(&[SYS_set_robust_list, SYS_rseq, SYS_set_tid_address])
         .one_of(SYS_prctl, 0, &numbers([PR_SET_NAME, PR_SET_NO_NEW_PRIVS]))

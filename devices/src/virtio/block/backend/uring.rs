@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use io_uring::register::Restriction;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -28,6 +29,8 @@ const STOP: u64 = u64::MAX - 1;
 const DOORBELL: u64 = u64::MAX - 2;
 /// What the doorbell is polled for (poll(2)).
 const READABLE: u32 = 1;
+/// IORING_UNREGISTER_FILES of linux/io_uring.h.
+const UNREGISTER_FILES: u8 = 3;
 /// How often an operation is tried again that the kernel was too busy for.
 const RETRIES: u8 = 100;
 /// How long a cancelled operation may take to end when the engine goes away.
@@ -74,6 +77,26 @@ fn build(entries: u32) -> io::Result<IoUring> {
     }
 }
 
+/// Keeps the ring, which no filter of system calls looks into, to the operations it is made for. They name
+/// descriptors that the process has; nothing opens, connects or sends.
+fn restrict(ring: &IoUring) -> io::Result<()> {
+    let operations = [
+        opcode::Read::CODE,
+        opcode::Write::CODE,
+        opcode::Readv::CODE,
+        opcode::Writev::CODE,
+        opcode::Fsync::CODE,
+        opcode::Fallocate::CODE,
+        opcode::PollAdd::CODE,
+        opcode::AsyncCancel::CODE,
+    ];
+    let flags = squeue::Flags::FIXED_FILE.bits();
+    let mut restrictions: Vec<_> = operations.map(Restriction::sqe_op).into();
+    restrictions.push(Restriction::sqe_flags_allowed(flags));
+    restrictions.push(Restriction::register_op(UNREGISTER_FILES));
+    ring.submitter().register_restrictions(&mut restrictions)
+}
+
 impl UringEngine {
     /// The one place where rings are made: at activation.
     ///
@@ -89,6 +112,7 @@ impl UringEngine {
         let entries = (u32::from(slots) + 3).next_power_of_two();
         let ring = build(entries).and_then(|ring| {
             ring.submitter().register_files(&[plain.file.fd()])?;
+            restrict(&ring)?;
             Ok(ring)
         });
         let ring = match ring {

@@ -1,0 +1,180 @@
+//! What a guest's VMM can still do once its guest runs, seen from outside: by the kernel's word about each of its
+//! threads, and by having threads try what they may not.
+#![allow(clippy::unwrap_used, unsafe_code, missing_docs)]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use support::host::{Host, run_of, until};
+use support::{have_kvm, payload};
+
+macro_rules! kvm_tests {
+    ($(fn $name:ident() $body:block)+) => {
+        $(#[test] fn $name() { if have_kvm() { $body } })+
+    };
+}
+
+/// A detached guest that writes to a disk, and its VMM's process id.
+struct Jailed {
+    host: Host,
+    pid: i32,
+    _files: (tempfile::TempPath, tempfile::NamedTempFile),
+}
+
+impl Jailed {
+    fn start(flags: &str) -> Self {
+        let host = Host::new();
+        let kernel = payload::elf(payload::disk_pci());
+        let disk = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+        disk.as_file().set_len(1 << 20).unwrap();
+        let flags = format!("--disk path={} {flags}", disk.path().display());
+        host.carve(&run_of(&kernel, "web", &flags)).ok();
+        let pid = host.inspect("web")["pid"].as_i64().unwrap();
+        let jailed = Self { host, pid: i32::try_from(pid).unwrap(), _files: (kernel, disk) };
+        for name in ["vcpu0", "block-q0", "api", "console", "nursery", "carve-vmm"] {
+            until(|| jailed.thread(name).is_some());
+        }
+        jailed
+    }
+
+    fn proc(&self) -> PathBuf {
+        Path::new("/proc").join(self.pid.to_string())
+    }
+
+    /// The folder of each thread in /proc, with its name; not those of the kernel's own.
+    fn threads(&self) -> Vec<(String, PathBuf)> {
+        let tasks = fs::read_dir(self.proc().join("task")).into_iter().flatten().flatten();
+        let named = tasks.filter_map(|task| {
+            let name = fs::read_to_string(task.path().join("comm")).ok()?;
+            Some((name.trim().to_owned(), task.path()))
+        });
+        named.filter(|(name, _)| !name.starts_with("kvm-") && !name.starts_with("iou-")).collect()
+    }
+
+    fn thread(&self, name: &str) -> Option<i32> {
+        let found = self.threads().into_iter().find(|(found, _)| found == name)?;
+        found.1.file_name()?.to_str()?.parse().ok()
+    }
+}
+
+/// The value of `key` in a status file of /proc.
+fn status(folder: &Path, key: &str) -> Option<String> {
+    let text = fs::read_to_string(folder.join("status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(":\t"));
+    line.map(str::to_owned)
+}
+
+/// Has the thread `tid` make the system call `number`, as somebody would who has taken it over. It must be waiting in
+/// a system call, or in KVM_RUN.
+fn inject(tid: i32, number: i64) {
+    let null = std::ptr::null_mut::<libc::c_void>;
+    let ptrace = |request: libc::c_uint, data: *mut libc::c_void| {
+        // SAFETY: pointers are null, or to registers that the caller has.
+        let done = unsafe { libc::ptrace(request, tid, null(), data) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    };
+    let wait = || {
+        let mut status = 0;
+        // SAFETY: `status` is ours.
+        assert_eq!(unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL) }, tid);
+        status
+    };
+    ptrace(libc::PTRACE_ATTACH, null());
+    assert!(libc::WIFSTOPPED(wait()));
+    // SAFETY: all zeros are registers.
+    let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+    ptrace(libc::PTRACE_GETREGS, (&raw mut registers).cast());
+    // Back to the instruction that led into the kernel (syscall, two bytes), without restarting the call it was for.
+    registers.rip -= 2;
+    registers.orig_rax = u64::MAX;
+    registers.rax = number.cast_unsigned();
+    (registers.rdi, registers.rsi, registers.rdx) = (0, 0, 0);
+    ptrace(libc::PTRACE_SETREGS, (&raw mut registers).cast());
+    ptrace(libc::PTRACE_DETACH, null());
+}
+
+kvm_tests! {
+    fn every_thread_is_filtered_and_has_no_rights_and_no_files() {
+        let jailed = Jailed::start("");
+        for (name, folder) in jailed.threads() {
+            let is = |key: &str, value: &str| assert_eq!(status(&folder, key).as_deref(), Some(value), "{name}: {key}");
+            is("Seccomp", "2");
+            is("NoNewPrivs", "1");
+            for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+                is(set, "0000000000000000");
+            }
+            // Nobody's user but its own.
+            let uid: u32 = status(&folder, "Uid").unwrap().split_whitespace().next().unwrap().parse().unwrap();
+            assert_eq!(uid, 0x7000_0000 + jailed.pid.unsigned_abs(), "{name}");
+            assert_eq!(status(&folder, "Groups").unwrap().trim(), "", "{name}");
+        }
+        let root = jailed.proc().join("root");
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+        let error = fs::write(root.join("file"), "").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EROFS));
+        let environment = fs::read(jailed.proc().join("environ")).unwrap();
+        assert!(environment.iter().all(|&byte| byte == 0), "{environment:?}");
+        for space in ["mnt", "net", "ipc", "uts", "cgroup"] {
+            let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/{space}")).unwrap();
+            assert_ne!(of(&jailed.pid.to_string()), of("self"), "{space}");
+        }
+        // What belongs to the process is root's, as it may not be looked into.
+        let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(jailed.proc().join("mem")).unwrap());
+        assert_eq!(owner, 0);
+        jailed.host.carve("kill web").ok();
+    }
+
+    fn a_thread_of_any_kind_that_makes_a_forbidden_call_ends_its_guest_and_says_so() {
+        let threads = [
+            ("carve-vmm", "main"), ("vcpu0", "vcpu"), ("block-q0", "block"), ("api", "api"), ("console", "console"),
+            ("nursery", "nursery"), ("balloon", "balloon"), ("rng", "rng"), ("vsock", "vsock"),
+        ];
+        for (number, (thread, role)) in threads.into_iter().enumerate() {
+            let jailed = Jailed::start("");
+            // Devices that this guest does not drive have no thread.
+            let Some(tid) = jailed.thread(thread) else {
+                assert!(number > 5, "there is no thread {thread}");
+                continue;
+            };
+            let (call, name) = [(libc::SYS_execve, "execve"), (libc::SYS_ptrace, "ptrace")][number % 2];
+            inject(tid, call);
+            until(|| jailed.host.state("web") == "exited");
+            let ended = &jailed.host.inspect("web")["last_run"]["ended"];
+            assert_eq!((ended["kind"].as_str(), ended["exit_code"].as_u64()), (Some("forbidden-call"), Some(159)), "{ended}");
+            let message = ended["message"].as_str().unwrap();
+            assert!(message.starts_with(&format!("the thread {role} made the system call {name} ({call};")), "{message}");
+        }
+    }
+
+    fn what_is_forbidden_is_noted_but_done_while_lists_are_tried_out() {
+        let jailed = Jailed::start("--seccomp log");
+        inject(jailed.thread("api").unwrap(), libc::SYS_getppid);
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(jailed.host.state("web"), "running");
+        jailed.host.carve("kill web").ok();
+    }
+
+    fn without_a_jail_the_guest_runs_and_the_user_is_told() {
+        let kernel = payload::elf(payload::power_off());
+        let mut command = support::run(&kernel);
+        command.args(["--jail", "off", "--seccomp", "off"]);
+        let done = support::Running::start(&mut command).finish(Duration::from_secs(20)).expect(0);
+        assert!(done.stderr.contains("--jail off") && done.stderr.contains("only for debugging"), "{}", done.stderr);
+    }
+
+    fn a_guest_is_reset_again_and_again_in_its_jail() {
+        let kernel = payload::elf(payload::reset());
+        let mut command = support::run(&kernel);
+        let done = support::Running::start(command.args(["--jail", "strict"])).finish(Duration::from_secs(60)).expect(1);
+        assert!(done.stderr.contains("rebooted 11 times"), "{}", done.stderr);
+    }
+
+    fn guests_that_run_side_by_side_are_different_users() {
+        let (one, other) = (Jailed::start(""), Jailed::start(""));
+        let user = |jailed: &Jailed| status(&jailed.proc(), "Uid").unwrap();
+        assert_ne!(user(&one), user(&other));
+    }
+}
