@@ -6,7 +6,7 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::host::{Host, run_of, until};
 use support::{have_kvm, payload};
@@ -32,10 +32,18 @@ impl Jailed {
         disk.as_file().set_len(1 << 20).unwrap();
         let flags = format!("--disk path={} {flags}", disk.path().display());
         host.carve(&run_of(&kernel, "web", &flags)).ok();
-        let pid = host.inspect("web")["pid"].as_i64().unwrap();
+        let seen = host.inspect("web");
+        let pid = seen["pid"].as_i64().unwrap_or_else(|| panic!("{seen}"));
         let jailed = Self { host, pid: i32::try_from(pid).unwrap(), _files: (kernel, disk) };
+        let begun = Instant::now();
         for name in ["vcpu0", "block-q0", "api", "console", "nursery", "carve-vmm"] {
-            until(|| jailed.thread(name).is_some());
+            while jailed.thread(name).is_none() {
+                assert!(
+                    begun.elapsed() < Duration::from_secs(20),
+                    "no {name}: {}",
+                    jailed.host.inspect("web")
+                );
+            }
         }
         jailed
     }

@@ -12,6 +12,7 @@ use super::record::{Ended, Record};
 use super::store;
 use crate::api::socket;
 use crate::jail::Confinement;
+use crate::jail::seccomp::Mode;
 use crate::machine::passt::Outside;
 use crate::machine::unix_socket;
 use crate::run::{self, Control, Notice, RunOptions};
@@ -113,7 +114,11 @@ fn guest(
     std::env::set_current_dir(&guest.folder)
         .map_err(host(&format!("go to {}, where the guest was created", guest.folder.display())))?;
     let socket = socket::bind(&entry.socket_path())?;
-    let last_words = Some(alive.last_words().map_err(host("duplicate a descriptor"))?);
+    // Only where it stays open: closing it would lose the lock.
+    let last_words = match guest.confinement.seccomp {
+        Mode::On => Some(alive.last_words().map_err(host("duplicate a descriptor"))?),
+        Mode::Log | Mode::Off => None,
+    };
     let sockets = guest.config.vsock.as_ref().and_then(|vsock| folder_of(&vsock.socket));
     let notes = Rc::clone(books);
     let mut started = Some(started);

@@ -128,6 +128,8 @@ fn vcpu() -> Allowed {
         .ioctls(&ioctls::KVM_VCPU)
         // A device that starts sets up its tap; one that stops lets go of its sockets.
         .ioctls(&ioctls::TAP)
+        // Whether the process was stopped meanwhile.
+        .calls(&[SYS_rt_sigpending])
         .calls(&[SYS_eventfd2, SYS_shutdown])
         .one_of(SYS_fcntl, 1, &numbers([F_DUPFD_CLOEXEC]))
 }
