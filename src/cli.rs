@@ -261,6 +261,9 @@ pub struct DoctorArgs {
     /// Form of the report
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: Format,
+    /// Print instead how many system calls and rules the filter of each kind of thread has
+    #[arg(long)]
+    pub seccomp: bool,
     #[command(flatten)]
     pub kvm: KvmArgs,
 }

@@ -3,6 +3,8 @@
 //! Facts come from the inventory and from KVM; here they become findings, judged
 //! and shown. Judging is pure, so every host there is can be tested.
 
+mod confinement;
+
 use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,6 +13,8 @@ use resources::Size;
 use resources::inventory::{Cgroup, Inventory, hardware_virtualization};
 use serde::Serialize;
 use vmm::host::{Capability, Kvm};
+use vmm::jail::seccomp;
+use vmm::jail::support::{self, Support};
 
 use crate::cli::{DoctorArgs, Format};
 use crate::exit;
@@ -52,6 +56,7 @@ struct Facts {
     kvm: Result<Kvm, String>,
     hardware_virtualization: bool,
     inventory: Inventory,
+    support: Support,
 }
 
 /// Looks at the host and prints the report.
@@ -60,11 +65,20 @@ struct Facts {
 ///
 /// The report cannot be put into JSON.
 pub fn run(args: &DoctorArgs) -> Result<ExitCode, super::Error> {
+    if args.seccomp {
+        let sizes = seccomp::sizes();
+        let text = match args.format {
+            Format::Table => confinement::filters(&sizes),
+            Format::Json => serde_json::to_string_pretty(&sizes)? + "\n",
+        };
+        return Ok(exit::print(text.as_bytes()));
+    }
     let device = &args.kvm.kvm_device;
     let facts = Facts {
         kvm: vmm::host::probe(device).map_err(|error| vmm::explain(&error)),
         hardware_virtualization: hardware_virtualization(),
         inventory: Inventory::read(Path::new("/")),
+        support: support::look(),
     };
     let findings = judge(&facts, device);
     let fit = fit(&findings);
@@ -100,6 +114,7 @@ fn judge(facts: &Facts, device: &Path) -> Vec<Finding> {
     findings.push(transparent_hugepages(host));
     findings.push(hugepage_pools(host));
     findings.push(control_groups(host));
+    findings.extend(confinement::judge(&facts.support));
     findings.extend(host.device_nodes.iter().map(|&(name, present)| device_node(name, present)));
     findings
 }

@@ -19,6 +19,12 @@ fn good() -> Facts {
             device_nodes: vec![("tun", true)],
             ..Inventory::default()
         },
+        support: Support {
+            seccomp: true,
+            landlock: Some(6),
+            namespaces: Ok(()),
+            leaks: support::Leaks { known: 12, ..support::Leaks::default() },
+        },
     }
 }
 

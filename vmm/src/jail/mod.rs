@@ -7,6 +7,7 @@ mod namespaces;
 mod privileges;
 pub mod seccomp;
 mod settings;
+pub mod support;
 
 use std::io;
 use std::os::fd::OwnedFd;
