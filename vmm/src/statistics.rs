@@ -9,13 +9,14 @@ use devices::virtio::block::Requests;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::api::types::{
-    DiskQueueStatistics, DiskStatistics, MemoryStatistics, NetStatistics, Statistics, VcpuStatistics,
+    DiskQueueStatistics, DiskStatistics, MemoryStatistics, NetStatistics, Statistics,
+    VcpuStatistics,
 };
 use crate::kvm::tally::Tally;
+use crate::machine::Context;
 use crate::machine::disks::Disks;
 use crate::machine::networks::Networks;
 use crate::machine::sources::Sources;
-use crate::machine::Context;
 
 /// Everything about the run.
 pub(crate) fn gather(context: &Context<'_>) -> Statistics {
