@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use resources::config;
-use resources::plan::{Amounts, Capacity, Options, Present, how_many_more, plan};
+use resources::plan::{Amounts, Capacity, Options, how_many_more, plan};
 use resources::{Size, Thousandths};
 use serde::Serialize;
 
@@ -33,7 +33,7 @@ struct Report<'a> {
 pub fn run(args: &CapacityArgs) -> Result<ExitCode, super::Error> {
     let (layers, config) = host_file::load(&args.host_file)?;
     let host = host_file::host(&args.for_host, &config)?;
-    let present = Present::default();
+    let present = host_file::present(&args.for_host)?;
     let plan = plan(&config, &host, &present, Options::default());
     if !plan.is_admitted() {
         return Err(config::Error { problems: problems(&layers, &plan) }.into());

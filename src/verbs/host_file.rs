@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use resources::config;
 use resources::config::host::{HostConfig, Layers, Source};
 use resources::inventory::{Host, HostError};
+use resources::plan::Present;
+use vmm::guests::Store;
+use vmm::ledger::Ledger;
 
 use crate::cli::host::{ForHostArgs, HostFileArgs};
 
@@ -60,6 +63,14 @@ pub fn host(args: &ForHostArgs, config: &HostConfig) -> Result<Host, Error> {
     let text = fs::read_to_string(path)
         .map_err(|source| Error::ReadInventory { path: path.clone(), source })?;
     Host::from_json(&text).map_err(|source| Error::Inventory { path: path.clone(), source })
+}
+
+/// What is booked on that host; nothing is known of another one.
+pub fn present(args: &ForHostArgs) -> Result<Present, super::Error> {
+    match &args.inventory {
+        Some(_) => Ok(Present::default()),
+        None => Ok(Ledger::present(&Store::of_user()?)?),
+    }
 }
 
 fn read(path: &Path) -> Result<Source, Error> {

@@ -15,6 +15,7 @@ mod explain;
 pub mod guests;
 pub mod host;
 pub mod kvm;
+pub mod ledger;
 pub mod machine;
 pub mod outcome;
 mod request;

@@ -14,7 +14,7 @@
 //! | `RUNTIME/ID/vmm`, `RUNTIME/ID/monitor` | locked by the processes for as long as they live: [`live`] |
 //! | `RUNTIME/ID/api.sock` | the control interface of a running guest |
 
-mod files;
+pub(crate) mod files;
 mod folders;
 mod guest;
 mod id;

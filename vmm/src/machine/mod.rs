@@ -29,6 +29,7 @@ use boot::layout::RamLayout;
 use devices::legacy::{Ged, Serial};
 use devices::virtio::transport::Core;
 use resources::config::VmConfig;
+use resources::{CpuSet, enforce};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::Killable;
 
@@ -89,6 +90,8 @@ pub(crate) struct Context<'a> {
     pub timings: &'a Arc<Timings>,
     /// What each vCPU does is counted here.
     pub tallies: &'a Arc<[Tally]>,
+    /// The host CPU of each vCPU, as far as it has one.
+    pub pins: &'a [u32],
     /// Signalled when a vCPU's loop ends.
     pub vcpu_ended: &'a Arc<EventFd>,
 }
@@ -169,12 +172,19 @@ impl Machine {
         let (platform, ends) = (Arc::clone(&self.platform), Arc::clone(&self.ends));
         let (timings, event) = (Arc::clone(context.timings), Arc::clone(context.vcpu_ended));
         let (tallies, at) = (Arc::clone(context.tallies), usize::try_from(index).unwrap_or(0));
+        let pin = context.pins.get(at).map(|&cpu| CpuSet::from_iter([cpu]));
         let entered = Gate::enter(Arc::clone(&platform.gate));
         let body = move || {
             let _entered = entered;
-            let run = AssertUnwindSafe(|| vcpu.run(&platform, &timings, &tallies[at]));
+            let run = AssertUnwindSafe(|| {
+                pin.as_ref().map_or(Ok(()), enforce::pin).map_err(|source| Error::Host {
+                    what: "keep a vCPU to its CPU (sched_setaffinity(2))",
+                    source,
+                })?;
+                Ok(vcpu.run(&platform, &timings, &tallies[at]))
+            });
             // A device's bug ends this guest with a message, not the process with a mess.
-            let ended = panic::catch_unwind(run).map_err(|_| Error::VcpuPanicked(index));
+            let ended = panic::catch_unwind(run).unwrap_or(Err(Error::VcpuPanicked(index)));
             ends.lock().unwrap_or_else(PoisonError::into_inner).push(ended);
             let _ = event.write(1);
         };
