@@ -10,7 +10,7 @@ use super::live::{Alive, Letter};
 use super::record::{Ended, Record};
 use super::store::{self, Entry, Store};
 use crate::api::socket;
-use crate::ledger::{Share, ShareError};
+use crate::ledger::{Ledger, Share, ShareError};
 use crate::machine::unix_socket;
 use crate::run::{self, Control, Notice, RunOptions};
 use crate::{Console, Outcome, explain};
@@ -93,6 +93,10 @@ pub fn run(
         Err(error) => Ended::failed(explain(error)),
     };
     store.end_run(entry, &mut record, ended)?;
+    drop(alive);
+    if let Err(error) = Ledger::release(store) {
+        tracing::warn!("the guest's share of the host is not given back yet: {error}");
+    }
     outcome
 }
 

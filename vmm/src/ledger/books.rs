@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use resources::config::Name;
 use resources::config::host::HostConfig;
+use resources::enforce::Hierarchy;
 use resources::inventory::{Host, HostError};
 use resources::plan::{Origin, Present};
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,8 @@ pub struct Ledger<'s> {
     store: &'s Store,
     path: PathBuf,
     books: Books,
+    /// Whether bookings were void when it was opened.
+    settled: bool,
     _lock: Lock,
 }
 
@@ -112,7 +115,7 @@ impl<'s> Ledger<'s> {
         }
         let lock = lock(&path)?;
         let Some(books) = read(&path)? else { return Ok(None) };
-        let mut ledger = Self { store, path, books, _lock: lock };
+        let mut ledger = Self { store, path, books, settled: false, _lock: lock };
         ledger.settle();
         Ok(Some(ledger))
     }
@@ -132,7 +135,7 @@ impl<'s> Ledger<'s> {
             present: Present::default(),
             guests: BTreeMap::new(),
         });
-        let mut ledger = Self { store, path, books, _lock: lock };
+        let mut ledger = Self { store, path, books, settled: false, _lock: lock };
         ledger.settle();
         Ok(ledger)
     }
@@ -146,8 +149,27 @@ impl<'s> Ledger<'s> {
         Ok(Self::open(store)?.map(|ledger| ledger.books.present).unwrap_or_default())
     }
 
+    /// Gives back what guests had that have ended. Whoever ends one does so; what is left then, the next
+    /// one that opens the ledger gives back.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn release(store: &'s Store) -> Result<(), Error> {
+        match Self::open(store)? {
+            Some(ledger) if ledger.settled => ledger.save(),
+            _ => Ok(()),
+        }
+    }
+
     /// Looks who lives: bookings of commands whose guests have ended are void, whoever ended them.
     fn settle(&mut self) {
+        let before = self.books.present.bookings.len();
+        self.look();
+        self.settled = self.books.present.bookings.len() != before;
+    }
+
+    fn look(&mut self) {
         let Books { present, guests, .. } = &mut self.books;
         let store = self.store;
         let mut names: BTreeMap<Name, Name> = BTreeMap::new();
@@ -160,7 +182,12 @@ impl<'s> Ledger<'s> {
             if let Some(entry) = entry.filter(|entry| entry.guest.name != *name) {
                 names.insert(name.clone(), entry.guest.name);
             }
-            booking.origin == Origin::File || held
+            let stays = booking.origin == Origin::File || held;
+            if !stays && let Some(group) = &booking.cgroup {
+                // Its process may not be quite gone; then it is swept later.
+                let _ = Hierarchy::new().remove(&group.path);
+            }
+            stays
         });
         for (old, new) in names {
             // Renamed by a command. A VM of the file keeps the file's name here.
