@@ -34,7 +34,7 @@ fn start(breaks_at: u32) -> (Worker<Counting>, DriverQueue, Arc<AtomicU32>, Arc<
     let (signals, served) = (Arc::<Signals>::default(), Arc::<AtomicU32>::default());
     let queue = driver.device_side(signals.clone()).unwrap();
     let handler = Counting { queue, served: Arc::clone(&served), breaks_at };
-    (Worker::start("counting".to_owned(), handler).unwrap(), driver, served, signals)
+    (Worker::start(Role::Rng, "counting".to_owned(), handler).unwrap(), driver, served, signals)
 }
 
 #[test]

@@ -22,11 +22,12 @@ use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use boot::acpi;
 use boot::layout::RamLayout;
 use devices::legacy::{Ged, Serial};
+use devices::thread::{Role, Start};
 use devices::virtio::transport::Core;
 use resources::config::VmConfig;
 use resources::{CpuSet, enforce};
@@ -188,9 +189,8 @@ impl Machine {
             ends.lock().unwrap_or_else(PoisonError::into_inner).push(ended);
             let _ = event.write(1);
         };
-        let thread = thread::Builder::new()
-            .name(format!("vcpu{index}"))
-            .spawn(body)
+        let thread = Start::new(Role::Vcpu, format!("vcpu{index}"))
+            .run(body)
             .map_err(|source| Error::Host { what: "start a vCPU thread", source })?;
         self.threads.push(thread);
         Ok(())
