@@ -1,6 +1,7 @@
 //! What the verbs of a host share: reading the files, the environment and the flags that configure
 //! it, and the inventory it is for.
 
+use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -20,6 +21,8 @@ use crate::cli::host::{ForHostArgs, HostFileArgs};
 pub enum Error {
     #[error("the host file {} cannot be read; name another one", .path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("the current folder cannot be told; go to one that exists")]
+    Folder(#[source] io::Error),
     #[error("--set {0} has no value; write it as in --set host.smt=shared")]
     Set(String),
     #[error("CARVE_SET is not text; unset it, or set it to TOML")]
@@ -40,11 +43,12 @@ pub fn layers(args: &HostFileArgs) -> Result<Layers, Error> {
     for path in drop_ins(&args.file)? {
         sources.push(read(&path)?);
     }
-    sources.extend(environment(std::env::var_os("CARVE_SET"))?);
+    sources.extend(environment(env::var_os("CARVE_SET"))?);
     for setting in &args.set {
         sources.push(set(setting)?);
     }
-    Ok(Layers::parse(sources)?)
+    let folder = env::current_dir().map_err(Error::Folder)?;
+    Ok(Layers::parse(sources)?.starting_at(&folder))
 }
 
 /// The same, complete.
