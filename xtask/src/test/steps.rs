@@ -150,9 +150,9 @@ impl<'a> Steps<'a> {
             self.add_environment(&mut command, Some(&carve))?;
             Ok(command)
         };
-        let mut boots = Boots::list(&tests, retries, &chosen)?;
+        let mut boots = Boots::list(&tests, retries, chosen)?;
         boots.run(hosts, |script| host(&["--cpus", "1"], script))?;
-        let mut wide = Boots::list(&wide, 1, &chosen)?;
+        let mut wide = Boots::list(&wide, 1, chosen)?;
         wide.run(1, |script| host(&["--emulated", "--cpus", "8", "--nodes", "2"], script))?;
         let (mut counts, mut failed, mut unsteady) = boots.result();
         let (of_wide, failed_wide, unsteady_wide) = wide.result();
