@@ -204,6 +204,13 @@ impl Hierarchy {
         read(&self.folder(path).join(file))?.parse().ok()
     }
 
+    /// CPU time that a group has had, in microseconds.
+    #[must_use]
+    pub fn cpu_time(&self, path: &str) -> Option<u64> {
+        let stat = read(&self.folder(path).join("cpu.stat"))?;
+        stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?.parse().ok()
+    }
+
     /// Removes a group in which nobody is any more. One that is gone already is no error.
     ///
     /// # Errors

@@ -12,6 +12,7 @@
 //! | `order` | one step for each VM, in parallel, each after those it waits for |
 //! | `down` | [`down()`]: the VMs of the file stopped |
 //! | `verify` | [`verify()`]: every limit read back |
+//! | `used` | [`Used`]: what is used of it |
 //! | `volume` | disks in pools |
 //!
 //! What fits and what follows from it is worked out by [`resources::plan`], which knows nothing of
@@ -23,6 +24,7 @@ mod down;
 mod order;
 mod present;
 mod share;
+mod used;
 mod verify;
 mod volume;
 
@@ -31,4 +33,5 @@ pub use books::{Error, Ledger};
 pub use down::{DownOptions, down};
 pub use present::{forget, plan_here as plan};
 pub use share::{Error as ShareError, Share};
+pub use used::{Part, Used};
 pub use verify::{Finding, Verified, verify};
