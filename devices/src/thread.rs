@@ -9,6 +9,9 @@ use std::sync::OnceLock;
 use std::sync::mpsc::sync_channel;
 use std::thread::{Builder, JoinHandle};
 
+use rustix::process::getpid;
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
+
 /// What a thread does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)] // Their names say it.
@@ -145,6 +148,7 @@ impl Start {
         let keeper = KEEPER.get();
         let (answer, answered) = sync_channel(1);
         let body = move || {
+            go_where_main_runs();
             let confine = || keeper.map_or(Ok(()), |keeper| keeper.confine(role));
             match prepare().and_then(|prepared| confine().map(|()| prepared)) {
                 Ok(prepared) => {
@@ -173,9 +177,22 @@ impl Start {
     }
 }
 
+/// Lets this thread run where the main thread does. It begins where the thread runs that started it,
+/// which may be a vCPU's: on the one CPU of that it would be in its way.
+fn go_where_main_runs() {
+    let of = |thread| sched_getaffinity(thread).ok();
+    let main = of(Some(getpid()));
+    if let Some(cpus) = main.filter(|main| of(None).is_some_and(|own| own != *main)) {
+        // Where that is impossible it runs where it is.
+        let _ = sched_setaffinity(None, &cpus);
+    }
+}
+
 #[cfg(test)]
 mod thread_test {
     use std::thread;
+
+    use rustix::thread::CpuSet;
 
     use super::*;
 
@@ -184,6 +201,22 @@ mod thread_test {
         let start = Start::new(Role::Rng, "worker").stack(64 << 10);
         let handle = start.run(|| thread::current().name().map(str::to_owned)).unwrap();
         assert_eq!(handle.join().unwrap().as_deref(), Some("worker"));
+    }
+
+    #[test]
+    fn a_thread_is_not_kept_to_the_cpu_of_the_thread_that_starts_it() {
+        let pinned = thread::spawn(|| {
+            let all = sched_getaffinity(None).unwrap();
+            let mut one = CpuSet::new();
+            one.set((0..CpuSet::MAX_CPU).find(|&cpu| all.is_set(cpu)).unwrap());
+            sched_setaffinity(None, &one).unwrap();
+            Start::new(Role::Rng, "worker")
+                .run(|| sched_getaffinity(None).unwrap())
+                .unwrap()
+                .join()
+                .unwrap()
+        });
+        assert_eq!(pinned.join().unwrap(), sched_getaffinity(Some(getpid())).unwrap());
     }
 
     #[test]

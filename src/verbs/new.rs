@@ -67,6 +67,7 @@ pub fn guest(
         remove: keep.rm,
         detached,
         confinement: confine.settings(),
+        of_file: false,
         config,
     })?)
 }

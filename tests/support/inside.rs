@@ -175,6 +175,7 @@ fn run(
         announce: |_| {},
         confinement: Confinement::none(),
         outside: None,
+        pins: Vec::new(),
     })
 }
 

@@ -16,6 +16,7 @@ pub mod guests;
 pub mod host;
 pub mod jail;
 pub mod kvm;
+pub mod ledger;
 pub mod machine;
 mod messages;
 pub mod outcome;

@@ -66,6 +66,8 @@ pub struct RunOptions {
     pub confinement: Confinement,
     /// Who does what this process cannot do any more then.
     pub outside: Option<Rc<dyn Outside>>,
+    /// The host CPU of each vCPU; those without one run where the process may.
+    pub pins: Vec<u32>,
 }
 
 /// How a guest is known to its host, and where it takes commands.
@@ -189,6 +191,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         announce,
         confinement,
         outside,
+        pins,
     } = options;
     let timings = Arc::new(Timings::new(start));
     // Before any thread: all of them inherit the signal mask.
@@ -256,6 +259,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         timings: &timings,
         tallies: &tallies,
         status: &status,
+        pins: &pins,
         vcpu_ended: &vcpu_ended,
     };
     let mut run = Run {

@@ -73,7 +73,7 @@ fn a_panic_is_survived_and_told_to_the_driver() {
     }
     let (worker, _driver, _, signals) = start(u32::MAX);
     let queue = worker.stop().unwrap().queue;
-    let worker = Worker::start("panics".to_owned(), Panics(queue)).unwrap();
+    let worker = Worker::start(Role::Rng, "panics".to_owned(), Panics(queue)).unwrap();
     signals.wait_for_reset_request();
     assert!(worker.stop().is_none());
 }

@@ -10,6 +10,7 @@ use super::clerk::{Clerk, Errand};
 use super::record::Ended;
 use super::store::{Entry, Store};
 use crate::jail::Switch;
+use crate::ledger::Ledger;
 use crate::machine::passt::{self, Outside};
 use crate::machine::unix_socket;
 
@@ -87,6 +88,15 @@ impl Books {
         self.entrust(Errand::Ended(Box::new(ended)))
     }
 
+    /// Gives back the guest's share of the host, once it has ended.
+    ///
+    /// # Errors
+    ///
+    /// The ledger cannot be written.
+    pub fn release(&self) -> Result<(), Error> {
+        self.entrust(Errand::Release)
+    }
+
     /// Writes the exit record that was asked for.
     ///
     /// # Errors
@@ -103,6 +113,11 @@ impl Books {
     /// A file cannot be removed.
     pub fn remove(&self) -> Result<(), Error> {
         self.entrust(Errand::Remove)
+    }
+
+    /// The store it is in.
+    pub fn store(&self) -> &Store {
+        &self.desk.store
     }
 
     /// The guest.
@@ -151,6 +166,7 @@ impl Desk {
                 Some(write) => write(&bytes),
                 None => Err("no exit record was asked for".to_owned()),
             },
+            Errand::Release => Ledger::release(store).map_err(|error| text(&error)),
             Errand::Remove => {
                 let _lock = entry.lock().map_err(|error| text(&error))?;
                 store.remove(entry).map_err(|error| text(&error))

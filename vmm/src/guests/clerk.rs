@@ -28,6 +28,8 @@ pub enum Errand {
     Ended(Box<Ended>),
     /// This is to be in the exit record.
     ExitRecord(Vec<u8>),
+    /// Its share of the host is free.
+    Release,
     /// It is to be removed.
     Remove,
     /// A network needs a passt process, news of which go to the descriptor that is passed.

@@ -16,7 +16,7 @@
 
 mod books;
 mod clerk;
-mod files;
+pub(crate) mod files;
 mod folders;
 mod guest;
 mod id;

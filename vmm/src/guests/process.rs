@@ -11,8 +11,9 @@ use super::live::{Alive, Letter};
 use super::record::{Ended, Record};
 use super::store;
 use crate::api::socket;
-use crate::jail::Confinement;
 use crate::jail::seccomp::Mode;
+use crate::jail::{self, Confinement};
+use crate::ledger::{Share, ShareError};
 use crate::machine::passt::Outside;
 use crate::machine::unix_socket;
 use crate::run::{self, Control, Notice, RunOptions};
@@ -41,6 +42,9 @@ pub enum Error {
     /// Its control interface.
     #[error(transparent)]
     Socket(#[from] unix_socket::Error),
+    /// Its share of a divided host.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// The machine.
     #[error(transparent)]
     Run(#[from] run::Error),
@@ -95,6 +99,10 @@ pub fn run(
         Err(error) => Ended::failed(explain(error)),
     };
     books.end(ended)?;
+    drop(alive);
+    if let Err(error) = books.release() {
+        tracing::warn!("the guest's share of the host is not given back yet: {error}");
+    }
     outcome
 }
 
@@ -113,6 +121,7 @@ fn guest(
     let guest = &entry.guest;
     std::env::set_current_dir(&guest.folder)
         .map_err(host(&format!("go to {}, where the guest was created", guest.folder.display())))?;
+    let share = Share::take(books.store(), entry)?;
     let socket = socket::bind(&entry.socket_path())?;
     // Only where it stays open: closing it would lose the lock.
     let last_words = match guest.confinement.seccomp {
@@ -155,6 +164,12 @@ fn guest(
         announce: setup.announce,
         confinement: Confinement { settings: guest.confinement, last_words, sockets },
         outside: Some(Rc::clone(books) as Rc<dyn Outside>),
+        pins: share.pins.clone(),
     };
-    Ok(run::run(options)?)
+    let outcome = run::run(options);
+    // In a jail there is no way to the control groups; the next command removes what is empty then.
+    if !jail::is_closed() {
+        share.leave();
+    }
+    Ok(outcome?)
 }

@@ -90,6 +90,8 @@ pub struct New {
     pub detached: bool,
     /// How its VMM is confined.
     pub confinement: Settings,
+    /// Whether the host file made it.
+    pub of_file: bool,
     /// The machine.
     pub config: VmConfig,
 }
@@ -154,6 +156,7 @@ impl Store {
             restart: new.restart,
             remove: new.remove,
             detached: new.detached,
+            of_file: new.of_file,
             wanted: Wanted::Stopped,
             confinement: new.confinement,
             config: new.config,
@@ -216,6 +219,15 @@ impl Store {
             1 => Ok(found.remove(0)),
             count => Err(Error::Ambiguous { text: text.to_owned(), count }),
         }
+    }
+
+    /// The guest that is called `name`, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Its file cannot be read.
+    pub fn named(&self, name: &Name) -> Result<Option<Entry>, Error> {
+        self.holder(name).map_or(Ok(None), |id| self.load(&id))
     }
 
     /// The guest with this id, if there is one.

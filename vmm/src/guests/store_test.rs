@@ -31,6 +31,7 @@ fn new(name: Option<&str>) -> New {
         remove: false,
         confinement: Settings::default(),
         detached: true,
+        of_file: false,
         config: config(),
     }
 }

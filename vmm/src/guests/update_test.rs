@@ -32,6 +32,7 @@ fn guest(remove: bool) -> (TempDir, Store, Entry) {
         remove,
         confinement: Settings::default(),
         detached: true,
+        of_file: false,
         config: spec.resolve().unwrap(),
     };
     let entry = store.create(new).unwrap();

@@ -30,6 +30,7 @@ use devices::legacy::{Ged, Serial};
 use devices::thread::{Role, Start};
 use devices::virtio::transport::Core;
 use resources::config::VmConfig;
+use resources::{CpuSet, enforce};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::Killable;
 
@@ -93,6 +94,8 @@ pub(crate) struct Context<'a> {
     pub tallies: &'a Arc<[Tally]>,
     /// What the host's kernel says of this process.
     pub status: &'a OwnStatus,
+    /// The host CPU of each vCPU, as far as it has one.
+    pub pins: &'a [u32],
     /// Signalled when a vCPU's loop ends.
     pub vcpu_ended: &'a Arc<EventFd>,
 }
@@ -173,6 +176,7 @@ impl Machine {
         let (platform, ends) = (Arc::clone(&self.platform), Arc::clone(&self.ends));
         let (timings, event) = (Arc::clone(context.timings), Arc::clone(context.vcpu_ended));
         let (tallies, at) = (Arc::clone(context.tallies), usize::try_from(index).unwrap_or(0));
+        let pin = context.pins.get(at).map(|&cpu| CpuSet::from_iter([cpu]));
         let entered = Gate::enter(Arc::clone(&platform.gate));
         let body = move || {
             let _entered = entered;
@@ -182,9 +186,11 @@ impl Machine {
             ends.lock().unwrap_or_else(PoisonError::into_inner).push(ended);
             let _ = event.write(1);
         };
+        // While the thread still can move.
+        let keep_to_cpu = move || pin.as_ref().map_or(Ok(()), enforce::pin);
         let thread = Start::new(Role::Vcpu, format!("vcpu{index}"))
-            .run(body)
-            .map_err(|source| Error::Host { what: "start a vCPU thread", source })?;
+            .run_with(keep_to_cpu, |()| body())
+            .map_err(|source| Error::Host { what: "start a vCPU thread on its CPU", source })?;
         self.threads.push(thread);
         Ok(())
     }

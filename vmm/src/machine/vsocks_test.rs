@@ -45,7 +45,7 @@ fn a_socket_that_cannot_be_had_is_the_vsocks() {
 #[test]
 fn ports_are_sockets_beside_it() {
     let dir = TempDir::new().unwrap();
-    let ports = Ports { path: config(&dir).socket };
+    let ports = Ports { path: config(&dir).socket, folder: Arc::default() };
     assert_eq!(ports.connect(1024).unwrap_err().kind(), ErrorKind::NotFound);
     let program = UnixListener::bind(dir.path().join("vm.vsock_1024")).unwrap();
     let mut guest = ports.connect(1024).unwrap();

@@ -106,7 +106,7 @@ fn nursery() -> Allowed {
         .one_of(SYS_clone, 0, &numbers([thread, thread | CLONE_DETACHED]))
         // See `absent`.
         .calls(&[SYS_clone3])
-        .calls(&[SYS_set_robust_list, SYS_rseq, SYS_set_tid_address])
+        .calls(&[SYS_set_robust_list, SYS_rseq, SYS_set_tid_address, SYS_sched_setaffinity])
         .one_of(SYS_prctl, 0, &numbers([PR_SET_NAME, PR_SET_NO_NEW_PRIVS]))
         .one_of(SYS_seccomp, 0, &[SECCOMP_SET_MODE_FILTER])
         // Rings of disks.

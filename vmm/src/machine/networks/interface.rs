@@ -117,7 +117,8 @@ impl Interfaces {
         place.ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(name.as_bytes());
         // SAFETY: these ioctls read and write one `struct ifreq`, which the structure is as long as, and,
         // in `kind`, one `struct ethtool_drvinfo`, which is borrowed until the call returns.
-        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), operation as libc::Ioctl, &raw mut request) };
+        let result =
+            unsafe { libc::ioctl(self.0.as_raw_fd(), operation as libc::Ioctl, &raw mut request) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(request.value) }
     }
 }
