@@ -129,6 +129,10 @@ kvm_tests! {
             let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/{space}")).unwrap();
             assert_ne!(of(&jailed.pid.to_string()), of("self"), "{space}");
         }
+        // Guest memory is none of the memory that the kernel merges ("mg", proc_pid_smaps(5)).
+        let maps = fs::read_to_string(jailed.proc().join("smaps")).unwrap();
+        let flags: Vec<_> = maps.lines().filter_map(|line| line.strip_prefix("VmFlags: ")).collect();
+        assert!(flags.len() > 10 && flags.iter().all(|flags| !flags.split(' ').any(|flag| flag == "mg")));
         // What belongs to the process is root's, as it may not be looked into.
         let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(jailed.proc().join("mem")).unwrap());
         assert_eq!(owner, 0);
