@@ -134,9 +134,11 @@ fn restore_on_panic() {
 /// Puts the terminal back as it was found, once. Only on the main thread: others may not touch terminals once
 /// they are confined. Where they fault the guardian does it, and where they panic the main thread, at the end.
 fn restore() {
-    // SAFETY: both take nothing and return a number.
-    let main = unsafe { libc::gettid() == libc::getpid() };
-    if main && RAW.swap(false, Ordering::SeqCst) {
+    // SAFETY: takes nothing and returns a number.
+    let thread = unsafe { libc::gettid() };
+    // SAFETY: as above.
+    let main = unsafe { libc::getpid() };
+    if thread == main && RAW.swap(false, Ordering::SeqCst) {
         put_back();
     }
 }

@@ -42,7 +42,6 @@ pub fn clear_environment() {
     unsafe extern "C" {
         static mut environ: *mut *mut libc::c_char;
     }
-    let names: Vec<_> = std::env::vars_os().map(|(name, _)| name).collect();
     // SAFETY: the C library's list, which ends with null; there is no other thread.
     let mut at = unsafe { environ };
     // SAFETY: as above, inside the list.
@@ -56,7 +55,6 @@ pub fn clear_environment() {
     }
     // SAFETY: no other thread reads it.
     unsafe { libc::clearenv() };
-    drop(names);
 }
 
 /// Leaves no memory of a guest in core dumps.
@@ -104,11 +102,12 @@ pub fn not_dumpable() -> io::Result<()> {
 /// others' making (Documentation/userspace-api/spec_ctrl.rst). Where that cannot be asked for it is not
 /// needed, or decided for the whole host.
 pub fn control_speculation() {
+    const PR_SET_SPECULATION_CTRL: i32 = 53;
     const STORE_BYPASS: libc::c_ulong = 0;
     const INDIRECT_BRANCH: libc::c_ulong = 1;
     const DISABLE: libc::c_ulong = 1 << 2;
     for what in [STORE_BYPASS, INDIRECT_BRANCH] {
         // SAFETY: changes how this thread, and those it starts, are run.
-        unsafe { libc::prctl(libc::PR_SET_SPECULATION_CTRL, what, DISABLE, 0, 0) };
+        unsafe { libc::prctl(PR_SET_SPECULATION_CTRL, what, DISABLE, 0, 0) };
     }
 }

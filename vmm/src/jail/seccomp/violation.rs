@@ -90,7 +90,7 @@ extern "C" fn on_violation(_: i32, info: *mut libc::siginfo_t, context: *mut lib
             let _ = rustix::io::write(kept, text.bytes());
         }
         let _ = rustix::io::write(rustix::stdio::stderr(), b"carve: error: ");
-        let _ = write!(text, "\n");
+        let _ = writeln!(text);
         let _ = rustix::io::write(rustix::stdio::stderr(), text.bytes());
     }
     // Forbidden as well, and while this signal is blocked, which it is in its handler, fatal
