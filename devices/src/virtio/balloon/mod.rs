@@ -201,9 +201,9 @@ impl VirtioDevice for Balloon {
     }
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
-        let interval = self.options.statistics_interval;
-        let serving = Serving::new(activation, Arc::clone(&self.handle), interval)?;
-        self.worker = Some(Worker::start(Role::Balloon, "balloon".to_owned(), serving)?);
+        let (handle, interval) = (Arc::clone(&self.handle), self.options.statistics_interval);
+        let make = move || Serving::new(activation, handle, interval);
+        self.worker = Some(Worker::start_with(Role::Balloon, "balloon".to_owned(), make)?);
         Ok(())
     }
 

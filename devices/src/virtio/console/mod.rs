@@ -216,9 +216,10 @@ impl VirtioDevice for Console {
         if ports.is_empty() {
             return Err(io::Error::other("the ports were lost with an earlier thread"));
         }
-        let serving = Serving::new(ports, activation, Arc::clone(&self.handle))?;
-        self.worker =
-            Some(Worker::start(Role::VirtioConsole, "virtio-console".to_owned(), serving)?);
+        let handle = Arc::clone(&self.handle);
+        let make = move || Serving::new(ports, activation, handle);
+        let worker = Worker::start_with(Role::VirtioConsole, "virtio-console".to_owned(), make)?;
+        self.worker = Some(worker);
         Ok(())
     }
 

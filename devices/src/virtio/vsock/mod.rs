@@ -148,16 +148,20 @@ impl VirtioDevice for Vsock {
     }
 
     fn activate(&mut self, mut activation: Activation) -> io::Result<()> {
-        let streams = match self.streams.take() {
-            Some(streams) => streams,
-            None => {
-                let Host { guest_cid, listener, connector, limits } = self.host.clone();
-                Streams::new(guest_cid.into(), listener, connector, limits)?
-            }
-        };
+        let (kept, host) = (self.streams.take(), self.host.clone());
+        let transport_reset = self.transport_reset;
         let queues = [RX, TX, EVENT].map(|index| activation.take_queue(index));
-        let exchange = Exchange::new(streams, queues, self.transport_reset)?;
-        self.worker = Some(Worker::start(Role::Vsock, "vsock".to_owned(), exchange)?);
+        let make = move || {
+            let streams = match kept {
+                Some(streams) => streams,
+                None => {
+                    let Host { guest_cid, listener, connector, limits } = host;
+                    Streams::new(guest_cid.into(), listener, connector, limits)?
+                }
+            };
+            Exchange::new(streams, queues, transport_reset)
+        };
+        self.worker = Some(Worker::start_with(Role::Vsock, "vsock".to_owned(), make)?);
         self.driven = true;
         Ok(())
     }

@@ -113,7 +113,8 @@ fn nursery() -> Allowed {
         .calls(&[SYS_io_uring_setup, SYS_io_uring_register])
         .when(SYS_mmap, &[Lacks(2, bits(PROT_EXEC)), Has(3, bits(MAP_SHARED))])
         .one_of(SYS_madvise, 2, &numbers([MADV_DONTFORK]))
-        .calls(&[SYS_eventfd2])
+        // What workers wait with.
+        .calls(&[SYS_eventfd2, SYS_epoll_create1, SYS_epoll_ctl, SYS_timerfd_create])
 }
 
 /// Waiting for descriptors.
@@ -130,7 +131,9 @@ fn vcpu() -> Allowed {
         .ioctls(&ioctls::TAP)
         // Whether the process was stopped meanwhile.
         .calls(&[SYS_rt_sigpending])
-        .calls(&[SYS_eventfd2, SYS_shutdown])
+        .calls(&[SYS_eventfd2, SYS_epoll_ctl, SYS_shutdown])
+        // A console's emergency write, before its driver is there (virtio 5.3.4).
+        .calls(&[SYS_poll, SYS_ppoll, SYS_accept4, SYS_writev, SYS_sendto, SYS_recvfrom])
         .one_of(SYS_fcntl, 1, &numbers([F_DUPFD_CLOEXEC]))
 }
 
@@ -179,7 +182,10 @@ fn net() -> Allowed {
 }
 
 fn virtio_console() -> Allowed {
-    sockets().calls(&[SYS_accept4]).ioctls(&ioctls::TERMINAL)
+    sockets()
+        .calls(&[SYS_accept4, SYS_epoll_ctl, SYS_epoll_wait, SYS_epoll_pwait])
+        .one_of(SYS_fcntl, 1, &numbers([F_DUPFD_CLOEXEC]))
+        .ioctls(&ioctls::TERMINAL)
 }
 
 fn vsock() -> Allowed {
