@@ -19,12 +19,12 @@ pub fn allowed(role: Role) -> Allowed {
             others.fold(nursery().and(&every), |all, role| all.and(&allowed(role)))
         }
         Role::Vcpu => vcpu().and(&every),
-        Role::Block => block().and(&every),
-        Role::Net => net().and(&every),
-        Role::VirtioConsole => virtio_console().and(&every),
-        Role::Vsock => vsock().and(&every),
-        Role::Balloon => balloon().and(&every),
-        Role::Rng => waits().and(&every),
+        Role::Block => block().and(&device()).and(&every),
+        Role::Net => net().and(&device()).and(&every),
+        Role::VirtioConsole => virtio_console().and(&device()).and(&every),
+        Role::Vsock => vsock().and(&device()).and(&every),
+        Role::Balloon => balloon().and(&device()).and(&every),
+        Role::Rng => device().and(&every),
         Role::Console => waits().and(&every),
         Role::Api => api().and(&every),
         Role::Passt => passt().and(&every),
@@ -122,6 +122,16 @@ fn waits() -> Allowed {
     Allowed::default().calls(&[SYS_poll, SYS_ppoll])
 }
 
+/// Serving queues. An interrupt line of a device on virtio-mmio is connected by its first edge.
+fn device() -> Allowed {
+    waits().calls(&[SYS_eventfd2]).ioctls(&[ioctls::KVM_IRQFD])
+}
+
+/// Waiting for many descriptors.
+fn epoll() -> Allowed {
+    Allowed::default().calls(&[SYS_epoll_ctl, SYS_epoll_wait, SYS_epoll_pwait])
+}
+
 fn vcpu() -> Allowed {
     Allowed::default()
         .ioctls(&[ioctls::KVM_RUN])
@@ -183,25 +193,25 @@ fn net() -> Allowed {
 
 fn virtio_console() -> Allowed {
     sockets()
-        .calls(&[SYS_accept4, SYS_epoll_ctl, SYS_epoll_wait, SYS_epoll_pwait])
+        .and(&epoll())
+        .calls(&[SYS_accept4])
         .one_of(SYS_fcntl, 1, &numbers([F_DUPFD_CLOEXEC]))
         .ioctls(&ioctls::TERMINAL)
 }
 
 fn vsock() -> Allowed {
     sockets()
-        .calls(&[SYS_accept4, SYS_connect, SYS_epoll_ctl, SYS_epoll_wait, SYS_epoll_pwait])
+        .and(&epoll())
+        .calls(&[SYS_accept4, SYS_connect])
         .one_of(SYS_socket, 0, &numbers([AF_UNIX]))
         .one_of(SYS_setsockopt, 1, &numbers([SOL_SOCKET]))
         .one_of(SYS_getsockopt, 1, &numbers([SOL_SOCKET]))
 }
 
 fn balloon() -> Allowed {
-    waits().one_of(SYS_madvise, 2, &numbers([MADV_REMOVE])).one_of(
-        SYS_fallocate,
-        1,
-        &numbers([FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE]),
-    )
+    epoll()
+        .one_of(SYS_fallocate, 1, &numbers([FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE]))
+        .calls(&[SYS_timerfd_settime])
 }
 
 fn api() -> Allowed {
