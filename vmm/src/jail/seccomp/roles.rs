@@ -127,6 +127,14 @@ fn device() -> Allowed {
     waits().calls(&[SYS_eventfd2]).ioctls(&[ioctls::KVM_IRQFD])
 }
 
+/// What a descriptor is of, without a path.
+fn stat() -> Allowed {
+    Allowed::default()
+        .calls(&[SYS_fstat])
+        .when(SYS_statx, &[Has(2, bits(AT_EMPTY_PATH))])
+        .when(SYS_newfstatat, &[Has(3, bits(AT_EMPTY_PATH))])
+}
+
 /// Waiting for many descriptors.
 fn epoll() -> Allowed {
     Allowed::default().calls(&[SYS_epoll_ctl, SYS_epoll_wait, SYS_epoll_pwait])
@@ -143,7 +151,7 @@ fn vcpu() -> Allowed {
         .calls(&[SYS_rt_sigpending])
         .calls(&[SYS_eventfd2, SYS_epoll_ctl, SYS_shutdown])
         // A console's emergency write, before its driver is there (virtio 5.3.4).
-        .calls(&[SYS_poll, SYS_ppoll, SYS_accept4, SYS_writev, SYS_sendto, SYS_recvfrom])
+        .calls(&[SYS_poll, SYS_ppoll, SYS_accept4, SYS_writev, SYS_fstat])
         .one_of(SYS_fcntl, 1, &numbers([F_DUPFD_CLOEXEC]))
 }
 
@@ -161,13 +169,10 @@ fn block() -> Allowed {
             SYS_fallocate,
             SYS_ftruncate,
             SYS_lseek,
-            SYS_fstat,
             SYS_io_uring_enter,
         ])
         .one_of(SYS_io_uring_register, 1, &[IORING_UNREGISTER_FILES, IORING_REGISTER_ENABLE_RINGS])
-        // Of a descriptor, without a path.
-        .when(SYS_statx, &[Has(2, bits(AT_EMPTY_PATH))])
-        .when(SYS_newfstatat, &[Has(3, bits(AT_EMPTY_PATH))])
+        .and(&stat())
         .ioctls(&ioctls::BLOCK_DEVICE)
 }
 
@@ -194,6 +199,7 @@ fn net() -> Allowed {
 fn virtio_console() -> Allowed {
     sockets()
         .and(&epoll())
+        .and(&stat())
         .calls(&[SYS_accept4])
         .one_of(SYS_fcntl, 1, &numbers([F_DUPFD_CLOEXEC]))
         .ioctls(&ioctls::TERMINAL)
@@ -243,15 +249,13 @@ fn main() -> Allowed {
             SYS_lseek,
             SYS_pread64,
             SYS_preadv,
-            SYS_fstat,
             SYS_geteuid,
             SYS_getpgrp,
             // The process that watches over the terminal.
             SYS_wait4,
             SYS_waitid,
         ])
-        .when(SYS_statx, &[Has(2, bits(AT_EMPTY_PATH))])
-        .when(SYS_newfstatat, &[Has(3, bits(AT_EMPTY_PATH))])
+        .and(&stat())
         // Guest memory that is a file, and what vCPUs share with KVM.
         .when(SYS_mmap, &[Lacks(2, bits(PROT_EXEC)), Has(3, bits(MAP_SHARED))])
         .one_of(
