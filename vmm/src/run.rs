@@ -2,6 +2,7 @@
 //! from the control interface is carried out in `obey`.
 
 mod obey;
+mod room;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -42,6 +43,8 @@ use crate::resets::{self, Resets};
 use crate::signals::Signals;
 use crate::timings::Timings;
 
+use self::room::Room;
+
 /// What to run, and how.
 #[derive(Debug)]
 pub struct RunOptions {
@@ -61,6 +64,8 @@ pub struct RunOptions {
     pub announce: fn(&str),
     /// The host CPU of each vCPU; those without one run where the process may.
     pub pins: Vec<u32>,
+    /// Folders that must not become full: the guest is paused then.
+    pub pause_when_full: Vec<PathBuf>,
 }
 
 /// How a guest is known to its host, and where it takes commands.
@@ -102,6 +107,8 @@ pub enum Notice {
     PowerButton,
     /// Something about it was changed: what, and how.
     Updated(String),
+    /// It is about to be paused, as the file system below this folder is full.
+    Full(PathBuf),
 }
 
 impl Notice {
@@ -114,6 +121,7 @@ impl Notice {
             Self::Resumed => ("resumed", None),
             Self::PowerButton => ("power-button", None),
             Self::Updated(what) => ("updated", Some(("what", what.clone()))),
+            Self::Full(folder) => ("disk-full", Some(("folder", folder.display().to_string()))),
         }
     }
 }
@@ -180,6 +188,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         mut control,
         announce,
         pins,
+        pause_when_full,
     } = options;
     let timings = Arc::new(Timings::new(start));
     // Before any thread: all of them inherit the signal mask.
@@ -254,6 +263,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         resets: Resets::default(),
         control,
         happened,
+        room: Room::in_folders(pause_when_full),
         started_at: SystemTime::now(),
     };
     run.resize_consoles();
@@ -285,6 +295,7 @@ struct Run<'a> {
     control: Control,
     /// What the control interface tells.
     happened: Events,
+    room: Room,
     started_at: SystemTime,
 }
 
@@ -345,7 +356,10 @@ impl Run<'_> {
                     // A console that takes nothing any more has been reported already.
                     let _ = self.output.write_all(text.as_bytes());
                 }
-                Request::Tick => self.context.sources.follow_host(),
+                Request::Tick => {
+                    self.context.sources.follow_host();
+                    self.pause_if_full(machine);
+                }
                 Request::WindowResized => self.resize_consoles(),
                 Request::Continued => {
                     if let Some(on_continue) = self.on_continue {
