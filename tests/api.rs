@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use support::payload::{self, elf};
-use support::{Finished, Running, carve, have_kvm, store};
+use support::{Finished, Running, carve, store};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -110,13 +110,7 @@ fn forward(to: PathBuf) -> SocketAddr {
     address
 }
 
-macro_rules! kvm_tests {
-    ($($(#[$attribute:meta])* fn $name:ident() $body:block)+) => {
-        $($(#[$attribute])* #[test] fn $name() { if have_kvm() { $body } })+
-    };
-}
-
-kvm_tests! {
+support::kvm_tests! {
     fn a_guest_answers_over_its_socket() {
         let guest = Guest::start("asked", payload::spin(), &[]);
         let (status, body) = guest.ask("GET", "/v1/vm", "");

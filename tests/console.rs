@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::termios::tcgetattr;
 use support::host::{Host, run_of, until};
+use support::payload;
 use support::pty::Pty;
-use support::{have_kvm, payload};
 
 /// A command that goes on, and what it prints.
 struct Going {
@@ -82,13 +82,7 @@ fn guest(host: &Host, code: &[u8]) -> tempfile::TempPath {
     kernel
 }
 
-macro_rules! kvm_tests {
-    ($(fn $name:ident() $body:block)+) => {
-        $(#[test] fn $name() { if have_kvm() { $body } })+
-    };
-}
-
-kvm_tests! {
+support::kvm_tests! {
     fn the_log_has_what_a_guest_said_in_all_its_runs() {
         let host = Host::new();
         let _kernel = guest(&host, payload::hello());

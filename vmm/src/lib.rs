@@ -17,6 +17,7 @@ pub mod host;
 pub mod kvm;
 pub mod machine;
 pub mod outcome;
+pub mod preflight;
 mod request;
 mod resets;
 mod run;

@@ -3,7 +3,8 @@
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,9 @@ use crate::api::client::{self, Client};
 
 /// How long a monitor has to write down an end, or a control interface to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Nobody waits longer than this, about 136 years: more than a clock may be able to tell.
+const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// How often a power button is pressed that nothing followed from.
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
@@ -115,11 +119,22 @@ fn spawn_monitor(entry: &Entry, first: First) -> Result<String, Error> {
         .stderr(Stdio::null())
         .spawn()
         .map_err(host("start the guest's monitor"))?;
+    let pipe = child.stdout.take();
+    reap(Some(child));
     let mut line = String::new();
-    if let Some(pipe) = child.stdout.take() {
+    if let Some(pipe) = pipe {
         BufReader::new(pipe).read_line(&mut line).map_err(host("hear from the guest's monitor"))?;
     }
     Ok(line)
+}
+
+/// Takes back from the kernel what is left of monitors that ended, as their parent has to; `new` is one more to see to.
+/// For a command that is over at once this means nothing, for a server that goes on it does.
+pub fn reap(new: Option<Child>) {
+    static MONITORS: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+    let mut monitors = devices::mutex::lock(&MONITORS);
+    monitors.extend(new);
+    monitors.retain_mut(|monitor| matches!(monitor.try_wait(), Ok(None)));
 }
 
 /// Ends a guest: presses its power button, and kills it if it has not ended after `timeout`. Its policy
@@ -132,7 +147,7 @@ pub fn stop(entry: &mut Entry, timeout: Duration) -> Result<(), Error> {
     want(entry, Wanted::Stopped)?;
     let status = entry.status()?;
     let Some(vmm) = status.vmm else { return stop_restarting(entry, &status) };
-    let until = Instant::now() + timeout;
+    let until = Instant::now() + timeout.min(LONGEST);
     if status.state == State::Paused {
         // It could not hear the button.
         let _ = ask(entry, |client| client.post("/v1/resume"));
@@ -278,6 +293,32 @@ pub fn repair(store: &Store, entry: &mut Entry) -> Result<Option<Status>, Error>
         _ => {}
     }
     Ok(Some(entry.status()?))
+}
+
+/// The guest that `text` means, put right, and what it does.
+///
+/// # Errors
+///
+/// There is none, or several; files cannot be read or written.
+pub fn look_at(store: &Store, text: &str) -> Result<(Entry, Status), Error> {
+    let mut entry = store.find(text)?;
+    let status = repair(store, &mut entry)?;
+    let status = status.ok_or_else(|| store::Error::NotFound(text.to_owned()))?;
+    Ok((entry, status))
+}
+
+/// All guests, put right, and what each does, in the order they were created in.
+///
+/// # Errors
+///
+/// The folder cannot be read. A guest that cannot be read or put right is an error of its own.
+#[allow(clippy::type_complexity)]
+pub fn look_at_all(store: &Store) -> Result<Vec<Result<(Entry, Status), Error>>, Error> {
+    let look = |entry: Result<Entry, store::Error>| {
+        let mut entry = entry?;
+        Ok(repair(store, &mut entry)?.map(|status| (entry, status)))
+    };
+    Ok(store.entries()?.into_iter().filter_map(|entry| look(entry).transpose()).collect())
 }
 
 /// Removes a guest that does not run; with `force` one that does, too.

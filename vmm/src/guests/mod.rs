@@ -15,6 +15,7 @@
 //! | `RUNTIME/ID/api.sock` | the control interface of a running guest |
 
 mod files;
+mod filter;
 mod folders;
 mod guest;
 mod id;
@@ -26,12 +27,15 @@ pub mod log;
 pub mod monitor;
 pub mod process;
 mod record;
+pub mod report;
+pub mod sampling;
 mod status;
-mod store;
+pub mod store;
 mod update;
 
+pub use filter::{Filters, NotAFilter};
 pub use folders::{Folders, NoFolder};
-pub use guest::{Guest, Wanted};
+pub use guest::{Guest, InvalidLabel, Wanted, check_label, now};
 pub use id::Id;
 pub use journal::{Journal, Reader as JournalReader};
 pub use record::{Ended, Record};

@@ -265,6 +265,9 @@ impl Store {
     ///
     /// The name is taken, or a file cannot be written.
     pub fn rename(&self, entry: &mut Entry, name: Name) -> Result<(), Error> {
+        // What others change about the guest meanwhile is not to be lost.
+        let _lock = entry.lock()?;
+        entry.reload()?;
         let _names = self.lock_names()?;
         if let Some(id) = self.holder(&name)
             && id != entry.guest.id
