@@ -189,6 +189,22 @@ support::kvm_tests! {
         host.carve("attach web").refused(&["web does not run", "carve start"]);
     }
 
+    fn the_end_of_a_guest_that_is_removed_with_it_is_told_to_who_watched() {
+        let host = Host::new();
+        let kernel = payload::elf(payload::echo());
+        for (code, end) in [(137, "kill web"), (143, "kill -s TERM web")] {
+            host.carve(&run_of(&kernel, "web", "--rm")).ok();
+            let (mut attached, waiting) = (Going::start(&host, "attach web"), Going::start(&host, "wait web"));
+            attached.kind("hi");
+            attached.shows("hi");
+            host.carve(end).ok();
+            attached.ends(code);
+            waiting.shows(&format!("{code}\n"));
+            waiting.ends(0);
+            until(|| host.guests().is_empty());
+        }
+    }
+
     fn the_detach_keys_leave_a_terminal_as_it_was_and_the_guest_running() {
         let host = Host::new();
         let _kernel = guest(&host, payload::echo());

@@ -7,7 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm::api::types::Event;
-use vmm::guests::{Store, now};
+use vmm::clock::now;
+use vmm::guests::Store;
 
 use crate::cli::Format;
 use crate::cli::guests::EventsArgs;

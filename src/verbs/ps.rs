@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use comfy_table::{Table, presets};
 use resources::Size;
+use vmm::clock::now;
 use vmm::explain;
 use vmm::guests::report::{self, List, Summary};
-use vmm::guests::{Filters, State, Store, life, now};
+use vmm::guests::{Filters, State, Store, life};
 
 use crate::cli::Format;
 use crate::cli::guests::PsArgs;

@@ -14,8 +14,6 @@ use crate::cli::guests::RenameArgs;
 pub fn run(args: &RenameArgs) -> Result<ExitCode, super::Error> {
     let store = Store::of_user()?;
     let mut entry = store.find(&args.which.guest)?;
-    let _lock = entry.lock()?;
-    entry.reload()?;
     store.rename(&mut entry, args.name.clone())?;
     Ok(ExitCode::SUCCESS)
 }

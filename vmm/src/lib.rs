@@ -7,6 +7,7 @@
 
 pub mod api;
 mod changes;
+pub mod clock;
 pub mod command;
 pub mod console;
 mod descriptor;

@@ -13,7 +13,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use devices::bus::Action;
 use resources::config::{OnReboot, VmConfig};
@@ -23,6 +23,7 @@ use crate::api::events::Events;
 use crate::api::routes::Guest;
 use crate::api::server::{Limits, Server};
 use crate::api::types::Event;
+use crate::clock;
 use crate::command::{Mailbox, Refusal};
 use crate::console::input::Input;
 use crate::console::output::Output;
@@ -243,7 +244,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         resets: Resets::default(),
         control,
         happened,
-        started_at: SystemTime::now(),
+        started_at: clock::now(),
     };
     run.resize_consoles();
     let end = run.until_the_end()?;
@@ -274,7 +275,8 @@ struct Run<'a> {
     control: Control,
     /// What the control interface tells.
     happened: Events,
-    started_at: SystemTime,
+    /// In milliseconds since 1970.
+    started_at: u64,
 }
 
 impl Drop for Run<'_> {
@@ -366,7 +368,7 @@ impl Run<'_> {
 
     fn publish(&self, event: &str, details: impl IntoIterator<Item = (String, String)>) {
         self.happened.publish(&Event {
-            time: millis(SystemTime::now()),
+            time: clock::now(),
             event: event.to_owned(),
             id: self.control.id.clone(),
             name: self.control.name.clone(),
@@ -448,12 +450,6 @@ impl Run<'_> {
             None => end,
         })
     }
-}
-
-/// Milliseconds since 1970.
-fn millis(time: SystemTime) -> u64 {
-    let since_1970 = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What is told about the end of a run.

@@ -22,7 +22,7 @@ use super::http::{Request, Response};
 use super::problem::{Kind, Problem};
 use super::route;
 use super::server::{Awaited, Handled, Limits, Service};
-use crate::guests::{Store, UpdateError, life, store};
+use crate::guests::{self, Store, UpdateError, life};
 
 /// How long a request is worked on before its client is told that it takes longer; a guest with much memory to populate
 /// may take minutes to start.
@@ -68,12 +68,12 @@ impl Service for Host {
     }
 }
 
-impl From<store::Error> for Problem {
-    fn from(error: store::Error) -> Self {
+impl From<guests::Error> for Problem {
+    fn from(error: guests::Error) -> Self {
         let kind = match &error {
-            store::Error::NotFound(_) => Kind::NotFound,
-            store::Error::Ambiguous { .. } => Kind::Ambiguous,
-            store::Error::NameTaken { .. } => Kind::NameTaken,
+            guests::Error::NotFound(_) => Kind::NotFound,
+            guests::Error::Ambiguous { .. } => Kind::Ambiguous,
+            guests::Error::NameTaken { .. } => Kind::NameTaken,
             _ => Kind::Failed,
         };
         Self::new(kind, crate::explain(&error))

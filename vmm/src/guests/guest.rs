@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use resources::config::host::Restart;
 use resources::config::{Name, VmConfig};
@@ -76,10 +75,4 @@ pub fn check_label(key: &str, value: &str) -> Result<(), InvalidLabel> {
     let control = |text: &str| text.chars().any(char::is_control);
     let bad = key.is_empty() || key.contains('=') || control(key) || control(value);
     if bad { Err(InvalidLabel(format!("{key}={value}"))) } else { Ok(()) }
-}
-
-/// The host's clock in milliseconds since 1970.
-pub fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

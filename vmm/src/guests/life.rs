@@ -1,21 +1,18 @@
 //! What commands do to guests: start, stop, kill, pause; and the repair of what killed processes left.
 
-use std::io::{self, BufRead, BufReader};
-use std::os::unix::process::CommandExt;
+use std::io;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, Signal};
 
 use super::files::Lock;
 use super::guest::Wanted;
 use super::live::{self, Letter, Seen};
-use super::monitor::{self, FAILED, First, MONITOR_VERB, PROGRAM, TAKE_OVER};
+use super::monitor::{self, FAILED, First};
 use super::record::Ended;
+use super::spawn;
 use super::status::{State, Status};
 use super::store::{self, Entry, Store};
 use crate::api::client::{self, Client};
@@ -83,7 +80,7 @@ pub enum Error {
     },
 }
 
-fn host<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
+pub(super) fn host<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
     move |error| Error::Host { what, source: error.into() }
 }
 
@@ -97,7 +94,7 @@ pub fn start(entry: &mut Entry) -> Result<(), Error> {
     entry.guest.detached = true;
     entry.guest.wanted = Wanted::Running;
     entry.save()?;
-    let answer = spawn_monitor(entry, First::Start)?;
+    let answer = spawn::monitor(entry, First::Start)?;
     let reason = match answer.trim_end().strip_prefix(FAILED) {
         Some(reason) => reason,
         None if answer.is_empty() => "its monitor ended; `carve inspect` says more",
@@ -106,35 +103,6 @@ pub fn start(entry: &mut Entry) -> Result<(), Error> {
     drop(lock);
     wait_until_gone(entry, "the monitor", &entry.monitor_path(), PATIENCE)?;
     Err(Error::Start { name: entry.guest.name.to_string(), reason: reason.to_owned() })
-}
-
-/// Starts a monitor for the guest and returns what it says about the VMM.
-fn spawn_monitor(entry: &Entry, first: First) -> Result<String, Error> {
-    let mut child = Command::new(PROGRAM)
-        .arg0("carve")
-        .args([MONITOR_VERB, entry.guest.id.as_str()])
-        .args((first == First::TakeOver).then_some(TAKE_OVER))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(host("start the guest's monitor"))?;
-    let pipe = child.stdout.take();
-    reap(Some(child));
-    let mut line = String::new();
-    if let Some(pipe) = pipe {
-        BufReader::new(pipe).read_line(&mut line).map_err(host("hear from the guest's monitor"))?;
-    }
-    Ok(line)
-}
-
-/// Takes back from the kernel what is left of monitors that ended, as their parent has to; `new` is one more to see to.
-/// For a command that is over at once this means nothing, for a server that goes on it does.
-pub fn reap(new: Option<Child>) {
-    static MONITORS: Mutex<Vec<Child>> = Mutex::new(Vec::new());
-    let mut monitors = devices::mutex::lock(&MONITORS);
-    monitors.extend(new);
-    monitors.retain_mut(|monitor| matches!(monitor.try_wait(), Ok(None)));
 }
 
 /// Ends a guest: presses its power button, and kills it if it has not ended after `timeout`. Its policy
@@ -218,26 +186,31 @@ pub fn ask<T>(
 }
 
 /// Waits until the guest's present run has ended, and says how it did. A guest that does not run
-/// answers with its last end; one that was never started has none.
+/// answers with its last end; one that was never started has none. Of one that is removed meanwhile the journal tells.
 ///
 /// # Errors
 ///
 /// A file cannot be read.
-pub fn wait(entry: &Entry) -> Result<Option<Ended>, Error> {
+pub fn wait(store: &Store, entry: &Entry) -> Result<Option<Ended>, Error> {
     let first = entry.status()?;
     if matches!(first.state, State::Created) && first.vmm.is_none() {
         return Ok(None);
     }
     let run = first.record.as_ref().map(|record| record.run);
+    let told = || store.journal().last_end(&entry.guest.id);
     loop {
         let status = match entry.status() {
             Ok(status) => status,
             // Removed at its end (`--rm`), perhaps between two looks.
-            Err(_) if !entry.state_folder().exists() => return Ok(None),
+            Err(_) if !entry.state_folder().exists() => return Ok(told()),
             Err(error) => return Err(error.into()),
         };
-        let Some(record) = &status.record else { return Ok(None) };
-        if record.ended.is_some() || Some(record.run) != run {
+        let Some(record) = &status.record else { return Ok(told()) };
+        if Some(record.run) != run {
+            // It was started again already.
+            return Ok(told());
+        }
+        if record.ended.is_some() {
             return Ok(record.ended.clone());
         }
         match status.vmm {
@@ -276,7 +249,7 @@ pub fn repair(store: &Store, entry: &mut Entry) -> Result<Option<Status>, Error>
     let status = entry.status()?;
     match (status.vmm, status.monitor, status.record.clone()) {
         (Some(_), None, _) if entry.guest.detached => {
-            spawn_monitor(entry, First::TakeOver)?;
+            spawn::monitor(entry, First::TakeOver)?;
         }
         (None, None, Some(mut record)) => {
             if record.ended.is_none() {
@@ -284,7 +257,7 @@ pub fn repair(store: &Store, entry: &mut Entry) -> Result<Option<Status>, Error>
             }
             let code = record.ended.as_ref().map_or(0, |ended| ended.exit_code);
             if monitor::wants_another_run(entry, code) {
-                spawn_monitor(entry, First::Start)?;
+                spawn::monitor(entry, First::Start)?;
             } else if entry.guest.remove {
                 store.remove(entry)?;
                 return Ok(None);
@@ -392,46 +365,18 @@ fn stop_restarting(entry: &Entry, status: &Status) -> Result<(), Error> {
 
 /// Makes a monitor look again at what is wanted.
 fn wake(entry: &Entry, monitor: Seen) -> Result<(), Error> {
-    send(&entry.monitor_path(), monitor, Signal::TERM).map_err(host("wake the guest's monitor"))
+    live::send(&entry.monitor_path(), monitor, Signal::TERM)
+        .map_err(host("wake the guest's monitor"))
 }
 
 /// Sends a signal to the guest's VMM.
 fn signal(entry: &Entry, vmm: Seen, number: Signal) -> Result<(), Error> {
-    send(&entry.vmm_path(), vmm, number).map_err(host("send a signal to the guest's process"))
-}
-
-/// Sends a signal to the process that was `seen` at `path`, and to no other that has its id by now.
-fn send(path: &Path, seen: Seen, number: Signal) -> io::Result<()> {
-    let pidfd = match pidfd_open(seen.pid, PidfdFlags::empty()) {
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
-        other => other?,
-    };
-    // Still the one that holds the lock: so the descriptor is of that process.
-    if live::look(path)?.is_none_or(|now| now.pid != seen.pid) {
-        return Ok(());
-    }
-    match pidfd_send_signal(&pidfd, number) {
-        Err(rustix::io::Errno::SRCH) => Ok(()),
-        other => Ok(other?),
-    }
+    live::send(&entry.vmm_path(), vmm, number).map_err(host("send a signal to the guest's process"))
 }
 
 /// Waits for the end of a process. False: it still lives at `until`.
 fn wait_for(seen: Seen, until: Instant) -> Result<bool, Error> {
-    let pidfd = match pidfd_open(seen.pid, PidfdFlags::empty()) {
-        Err(rustix::io::Errno::SRCH) => return Ok(true),
-        other => other.map_err(host("watch the guest's process"))?,
-    };
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let time = Timespec::try_from(left).ok();
-        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], time.as_ref()) {
-            Ok(0) => return Ok(false),
-            Ok(_) => return Ok(true),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(host("wait for the guest's process")(error)),
-        }
-    }
+    live::wait_for(seen, until).map_err(host("wait for the guest's process"))
 }
 
 /// Waits until a guest that is ending has ended, and its monitor has written that down and left.

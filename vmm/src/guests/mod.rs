@@ -14,6 +14,7 @@
 //! | `RUNTIME/ID/vmm`, `RUNTIME/ID/monitor` | locked by the processes for as long as they live: [`live`] |
 //! | `RUNTIME/ID/api.sock` | the control interface of a running guest |
 
+mod entry;
 mod files;
 mod filter;
 mod folders;
@@ -29,17 +30,19 @@ pub mod process;
 mod record;
 pub mod report;
 pub mod sampling;
+pub(crate) mod spawn;
 mod status;
-pub mod store;
+mod store;
 mod update;
 
+pub use entry::{Entry, Error};
 pub use filter::{Filters, NotAFilter};
 pub use folders::{Folders, NoFolder};
-pub use guest::{Guest, InvalidLabel, Wanted, check_label, now};
+pub use guest::{Guest, InvalidLabel, Wanted, check_label};
 pub use id::Id;
 pub use journal::{Journal, Reader as JournalReader};
 pub use record::{Ended, Record};
 pub use resources::config::host::Restart;
 pub use status::{State, Status};
-pub use store::{Entry, Error, New, Store};
+pub use store::{New, Store};
 pub use update::{Error as UpdateError, Update};

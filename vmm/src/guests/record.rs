@@ -5,7 +5,8 @@ use std::fs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::guest::{VERSION, now};
+use super::guest::VERSION;
+use crate::clock::now;
 use crate::outcome::{End, signal_code, signal_name};
 
 /// The last run of a guest. Its VMM writes it at the start and at an orderly end; whoever finds an end

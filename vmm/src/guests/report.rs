@@ -7,23 +7,24 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::guest::{Guest, now};
+use super::guest::Guest;
 use super::live::Seen;
 use super::record::Record;
 use super::status::{State, Status};
 use super::store::Entry;
+use crate::clock::now;
 
 /// A list of guests.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct List {
+pub struct List<T> {
     version: u32,
-    /// In the order they were created in.
-    guests: Vec<Summary>,
+    /// In the order they were created in, or named in.
+    guests: Vec<T>,
 }
 
-impl List {
+impl<T> List<T> {
     /// The list of `guests`.
-    pub fn new(guests: Vec<Summary>) -> Self {
+    pub fn new(guests: Vec<T>) -> Self {
         Self { version: 1, guests }
     }
 }

@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::api::http::Response;
 use crate::api::problem::{Kind, Problem};
 use crate::api::server::Awaited;
-use crate::guests::life;
+use crate::guests::spawn;
 
 /// Jobs at once. Clients that ask for something and go away, again and again, get no further.
 const MOST: usize = 64;
@@ -42,7 +42,7 @@ impl Jobs {
             // In this order: whoever is woken finds the response, or nobody who could give one, and one job less.
             let (_woken, _at_work, answer) = (woken, at_work, answer);
             let _ = answer.send(job());
-            life::reap(None);
+            spawn::reap(None);
         };
         thread::Builder::new().name("job".into()).stack_size(STACK).spawn(body).map_err(
             |error| Problem::new(Kind::Failed, format!("the host has no thread left: {error}")),

@@ -17,9 +17,10 @@ use crate::api::route::{Call, Content, Parameter, Route, object, schema, yes_or_
 use crate::api::routes::LINES;
 use crate::api::server::Handled;
 use crate::api::types::Event;
+use crate::clock::now;
 use crate::guests::log::{Query, Reader};
 use crate::guests::report::{List, Report, Summary};
-use crate::guests::{Entry, Filters, State, Store, life, now, sampling};
+use crate::guests::{Entry, Filters, State, Store, life, sampling};
 
 /// How long a guest has to end by itself, in seconds, unless told otherwise.
 const STOP: u64 = 10;
@@ -45,7 +46,7 @@ pub static ROUTES: &[Route<Host>] = &[
             },
             text("label", "Only guests with this label, KEY or KEY=VALUE"),
         ],
-        answer: Content::Json(schema::<List>),
+        answer: Content::Json(schema::<List<Summary>>),
         ..route(
             Method::Get,
             ALL,
