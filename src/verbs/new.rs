@@ -5,10 +5,10 @@ use std::{env, fs, io};
 
 use resources::config::{self, VmConfig};
 use vmm::guests::{Entry, New, Store};
+use vmm::preflight;
 
 use crate::cli::guests::KeepFlags;
 use crate::cli::{KvmArgs, VmFlags};
-use crate::preflight;
 
 /// Why no guest could be made.
 #[derive(Debug, thiserror::Error)]

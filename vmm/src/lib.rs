@@ -7,6 +7,7 @@
 
 pub mod api;
 mod changes;
+pub mod clock;
 pub mod command;
 pub mod console;
 mod descriptor;
@@ -18,6 +19,7 @@ pub mod kvm;
 pub mod ledger;
 pub mod machine;
 pub mod outcome;
+pub mod preflight;
 mod request;
 mod resets;
 mod run;

@@ -14,7 +14,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use devices::bus::Action;
 use resources::config::{OnReboot, VmConfig};
@@ -24,6 +24,7 @@ use crate::api::events::Events;
 use crate::api::routes::Guest;
 use crate::api::server::{Limits, Server};
 use crate::api::types::Event;
+use crate::clock;
 use crate::command::{Mailbox, Refusal};
 use crate::console::input::Input;
 use crate::console::output::Output;
@@ -264,7 +265,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         control,
         happened,
         room: Room::in_folders(pause_when_full),
-        started_at: SystemTime::now(),
+        started_at: clock::now(),
     };
     run.resize_consoles();
     let end = run.until_the_end()?;
@@ -296,7 +297,8 @@ struct Run<'a> {
     /// What the control interface tells.
     happened: Events,
     room: Room,
-    started_at: SystemTime,
+    /// In milliseconds since 1970.
+    started_at: u64,
 }
 
 impl Drop for Run<'_> {
@@ -391,7 +393,7 @@ impl Run<'_> {
 
     fn publish(&self, event: &str, details: impl IntoIterator<Item = (String, String)>) {
         self.happened.publish(&Event {
-            time: millis(SystemTime::now()),
+            time: clock::now(),
             event: event.to_owned(),
             id: self.control.id.clone(),
             name: self.control.name.clone(),
@@ -473,12 +475,6 @@ impl Run<'_> {
             None => end,
         })
     }
-}
-
-/// Milliseconds since 1970.
-fn millis(time: SystemTime) -> u64 {
-    let since_1970 = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What is told about the end of a run.

@@ -14,7 +14,9 @@
 //! | `RUNTIME/ID/vmm`, `RUNTIME/ID/monitor` | locked by the processes for as long as they live: [`live`] |
 //! | `RUNTIME/ID/api.sock` | the control interface of a running guest |
 
+mod entry;
 pub(crate) mod files;
+mod filter;
 mod folders;
 mod guest;
 mod id;
@@ -26,16 +28,21 @@ pub mod log;
 pub mod monitor;
 pub mod process;
 mod record;
+pub mod report;
+pub mod sampling;
+pub(crate) mod spawn;
 mod status;
 mod store;
 mod update;
 
+pub use entry::{Entry, Error};
+pub use filter::{Filters, NotAFilter};
 pub use folders::{Folders, NoFolder};
-pub use guest::{Guest, Wanted};
+pub use guest::{Guest, InvalidLabel, Wanted, check_label};
 pub use id::Id;
 pub use journal::{Journal, Reader as JournalReader};
 pub use record::{Ended, Record};
 pub use resources::config::host::Restart;
 pub use status::{State, Status};
-pub use store::{Entry, Error, New, Store};
+pub use store::{New, Store};
 pub use update::{Error as UpdateError, Update};

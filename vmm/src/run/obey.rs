@@ -1,7 +1,5 @@
 //! What comes from the control interface, carried out on the main loop one after the other.
 
-use std::time::UNIX_EPOCH;
-
 use super::{MachineEnd, Notice, Run};
 use crate::api::types::{RunState, Vm};
 use crate::command::{Answer, Asked, Command, Refusal, Reply};
@@ -104,7 +102,6 @@ impl Run<'_> {
     }
 
     fn status(&self, machine: &Machine) -> Vm {
-        let since_1970 = self.started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         Vm {
             id: self.control.id.clone(),
             name: self.control.name.clone(),
@@ -114,7 +111,7 @@ impl Run<'_> {
             vcpus: self.context.config.vcpus,
             memory: self.context.config.memory.size.bytes(),
             resets: self.resets.total(),
-            started_at: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
+            started_at: self.started_at,
         }
     }
 }
