@@ -26,7 +26,10 @@ use self::guests::{
     PauseArgs, PruneArgs, PsArgs, RenameArgs, RestartArgs, RmArgs, ServeArgs, StartArgs, StatsArgs,
     StopArgs, UnpauseArgs, UpdateArgs, VmmArgs, WaitArgs,
 };
-use self::host::{CapacityArgs, ConfigArgs, InventoryArgs, PlanArgs, SchemaArgs, WhyArgs};
+use self::host::{
+    ApplyArgs, CapacityArgs, ConfigArgs, DownArgs, InventoryArgs, PlanArgs, SchemaArgs, VerifyArgs,
+    WhyArgs,
+};
 use crate::exit;
 
 /// Boot virtual machines from stock Linux kernels, on KVM
@@ -69,6 +72,9 @@ pub enum Verb {
     Monitor(MonitorArgs),
     Vmm(VmmArgs),
     Plan(PlanArgs),
+    Apply(ApplyArgs),
+    Down(DownArgs),
+    Verify(VerifyArgs),
     Capacity(CapacityArgs),
     Why(WhyArgs),
     Inventory(InventoryArgs),
@@ -259,7 +265,7 @@ pub struct DoctorArgs {
     pub kvm: KvmArgs,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     Table,
     Json,

@@ -46,7 +46,7 @@ fn a_plan_says_what_each_vm_gets_and_that_there_is_something_to_do() {
     assert_eq!((code, err.as_str()), (2, ""), "{out}");
     assert!(out.contains("db     create  CPUs 1-2 of node 0 for itself; memory 1GiB"), "{out}");
     assert!(out.contains("web-2  create  0.5 to 1 of the shared CPUs 3-7; memory 512MiB"), "{out}");
-    assert!(out.ends_with("3 create. Nothing has been done.\n"), "{out}");
+    assert!(out.ends_with("3 create. Nothing has been done; carve apply does it.\n"), "{out}");
 
     let (code, plan) = json(folder.path(), &[&["plan"][..], &FOR_HOST].concat());
     assert_eq!((code, &plan["admitted"], &plan["version"]), (2, &true.into(), &1.into()));

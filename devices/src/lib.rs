@@ -22,5 +22,6 @@ pub mod memory;
 pub mod mutex;
 pub mod pci;
 pub mod rate_limit;
+pub mod thread;
 pub mod token_bucket;
 pub mod virtio;

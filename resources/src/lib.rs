@@ -8,6 +8,7 @@
 
 pub mod config;
 mod cpus;
+pub mod enforce;
 pub mod inventory;
 pub mod plan;
 mod size;

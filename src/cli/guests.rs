@@ -211,6 +211,9 @@ pub struct RmArgs {
     /// Kill guests that run
     #[arg(short, long)]
     pub force: bool,
+    /// Also remove the disks that the host file made for them in pools
+    #[arg(short, long)]
+    pub volumes: bool,
     #[command(flatten)]
     pub which: Guests,
 }

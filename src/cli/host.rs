@@ -1,11 +1,12 @@
 //! Arguments of the verbs that divide a host between VMs.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueHint};
 use resources::config::Name;
 
-use super::Format;
+use super::{Format, KvmArgs};
 
 /// Exit codes of `carve plan`.
 const PLAN_EXIT_CODES: &str = "\
@@ -14,6 +15,27 @@ Exit codes:
   1      refused: the file is wrong, or what it asks for does not fit
   2      there is something to do
   125    Carve itself failed, wrong usage included";
+
+/// Exit codes of `carve apply`.
+const APPLY_EXIT_CODES: &str = "\
+Exit codes:
+  0      everything is as the file says
+  1      refused, and nothing was done; or something failed, and the next apply goes on from there
+  125    Carve itself failed, wrong usage included";
+
+/// Exit codes of `carve down`.
+const DOWN_EXIT_CODES: &str = "\
+Exit codes:
+  0      none of the VMs runs any more
+  1      one could not be stopped
+  125    Carve itself failed, wrong usage included";
+
+/// Exit codes of `carve verify`.
+const VERIFY_EXIT_CODES: &str = "\
+Exit codes:
+  0      every limit is as it is booked
+  1      something differs
+  125    Carve itself failed, or no host file was applied";
 
 /// A host file and what is laid over it.
 #[derive(Clone, Debug, Args)]
@@ -46,7 +68,66 @@ pub struct PlanArgs {
     /// Plan the removal of VMs that are no longer in the file
     #[arg(long)]
     pub prune: bool,
+    /// Plan the loss of disks that cannot be kept
+    #[arg(long)]
+    pub volumes: bool,
     /// Form of the plan
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: Format,
+}
+
+/// Do what a host file says: make, start, change and stop its VMs, each held to its share
+#[derive(Debug, Args)]
+#[command(after_long_help = APPLY_EXIT_CODES)]
+pub struct ApplyArgs {
+    #[command(flatten)]
+    pub host_file: HostFileArgs,
+    /// Remove VMs that are no longer in the file; their disks stay
+    #[arg(long)]
+    pub prune: bool,
+    /// Remove disks, too: of removed VMs, and those that cannot be kept when a VM is made anew
+    #[arg(long)]
+    pub volumes: bool,
+    #[command(flatten)]
+    pub stop: StopTimeArgs,
+    #[command(flatten)]
+    pub kvm: KvmArgs,
+    /// Form of the answer
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: Format,
+}
+
+/// How long guests have to end.
+#[derive(Clone, Debug, Args)]
+pub struct StopTimeArgs {
+    /// Seconds a guest has to power itself off before it is killed
+    #[arg(short, long, alias = "time", value_name = "SECONDS", default_value_t = 60)]
+    pub timeout: u64,
+}
+
+impl StopTimeArgs {
+    /// The same as a time.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
+}
+
+/// Stop the VMs of the host file, each before those it comes after; they keep their shares
+#[derive(Debug, Args)]
+#[command(after_long_help = DOWN_EXIT_CODES)]
+pub struct DownArgs {
+    #[command(flatten)]
+    pub stop: StopTimeArgs,
+    /// Form of the answer
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: Format,
+}
+
+/// Read back from the kernel that every VM is held to its share
+#[derive(Debug, Args)]
+#[command(after_long_help = VERIFY_EXIT_CODES)]
+pub struct VerifyArgs {
+    /// Form of the answer
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: Format,
 }

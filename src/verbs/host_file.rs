@@ -1,6 +1,7 @@
 //! What the verbs of a host share: reading the files, the environment and the flags that configure
 //! it, and the inventory it is for.
 
+use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -9,6 +10,9 @@ use std::path::{Path, PathBuf};
 use resources::config;
 use resources::config::host::{HostConfig, Layers, Source};
 use resources::inventory::{Host, HostError};
+use resources::plan::Present;
+use vmm::guests::Store;
+use vmm::ledger::Ledger;
 
 use crate::cli::host::{ForHostArgs, HostFileArgs};
 
@@ -17,6 +21,8 @@ use crate::cli::host::{ForHostArgs, HostFileArgs};
 pub enum Error {
     #[error("the host file {} cannot be read; name another one", .path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("the current folder cannot be told; go to one that exists")]
+    Folder(#[source] io::Error),
     #[error("--set {0} has no value; write it as in --set host.smt=shared")]
     Set(String),
     #[error("CARVE_SET is not text; unset it, or set it to TOML")]
@@ -37,11 +43,12 @@ pub fn layers(args: &HostFileArgs) -> Result<Layers, Error> {
     for path in drop_ins(&args.file)? {
         sources.push(read(&path)?);
     }
-    sources.extend(environment(std::env::var_os("CARVE_SET"))?);
+    sources.extend(environment(env::var_os("CARVE_SET"))?);
     for setting in &args.set {
         sources.push(set(setting)?);
     }
-    Ok(Layers::parse(sources)?)
+    let folder = env::current_dir().map_err(Error::Folder)?;
+    Ok(Layers::parse(sources)?.starting_at(&folder))
 }
 
 /// The same, complete.
@@ -60,6 +67,14 @@ pub fn host(args: &ForHostArgs, config: &HostConfig) -> Result<Host, Error> {
     let text = fs::read_to_string(path)
         .map_err(|source| Error::ReadInventory { path: path.clone(), source })?;
     Host::from_json(&text).map_err(|source| Error::Inventory { path: path.clone(), source })
+}
+
+/// What is booked on that host; nothing is known of another one.
+pub fn present(args: &ForHostArgs) -> Result<Present, super::Error> {
+    match &args.inventory {
+        Some(_) => Ok(Present::default()),
+        None => Ok(Ledger::present(&Store::of_user()?)?),
+    }
 }
 
 fn read(path: &Path) -> Result<Source, Error> {

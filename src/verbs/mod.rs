@@ -1,12 +1,14 @@
 //! One file for each verb of the command line.
 
 pub mod api_spec;
+pub mod apply;
 pub mod attach;
 pub mod capacity;
 pub mod completions;
 pub mod config;
 pub mod create;
 pub mod doctor;
+pub mod down;
 pub mod events;
 mod host_file;
 pub mod inspect;
@@ -32,6 +34,7 @@ pub mod stats;
 pub mod stop;
 pub mod tui;
 pub mod update;
+pub mod verify;
 pub mod vmm;
 pub mod wait;
 mod which;

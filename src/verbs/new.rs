@@ -57,6 +57,7 @@ pub fn guest(
         restart: keep.restart,
         remove: keep.rm,
         detached,
+        of_file: false,
         config,
     })?)
 }

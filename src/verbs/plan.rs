@@ -7,6 +7,8 @@ use resources::config::host::Layers;
 use resources::config::{self, Name, Problem};
 use resources::plan::{Action, ActionKind, Allocation, HostCpus, Options, Plan, Present};
 use serde::Serialize;
+use vmm::guests::Store;
+use vmm::ledger;
 
 use super::host_file;
 use crate::cli::Format;
@@ -42,8 +44,14 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode, super::Error> {
         Err(error) => return Err(error.into()),
     };
     let host = host_file::host(&args.for_host, &config)?;
-    let options = Options { prune: args.prune };
-    let plan = resources::plan::plan(&config, &host, &Present::default(), options);
+    let plan = match &args.for_host.inventory {
+        // What is booked here means nothing there.
+        Some(_) => {
+            let options = Options { prune: args.prune };
+            resources::plan::plan(&config, &host, &Present::default(), options)
+        }
+        None => ledger::plan(&Store::of_user()?, &config, &host, args.prune, args.volumes)?,
+    };
     show(Some(&plan), &problems(&layers, &plan), args.format)
 }
 
@@ -57,7 +65,8 @@ pub fn problems(layers: &Layers, plan: &Plan) -> Vec<Problem> {
     problems
 }
 
-fn show(
+/// Says what stands in the way, and what would be done.
+pub fn show(
     plan: Option<&Plan>,
     problems: &[Problem],
     format: Format,
@@ -155,7 +164,9 @@ fn summary(plan: &Plan) -> String {
             format!("Refused: see the errors. {}", parts.join(", ")).trim_end().to_owned()
         }
         (true, true) => "Nothing to do.".to_owned(),
-        (true, false) => format!("{}. Nothing has been done.", parts.join(", ")),
+        (true, false) => {
+            format!("{}. Nothing has been done; carve apply does it.", parts.join(", "))
+        }
     }
 }
 

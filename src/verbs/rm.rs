@@ -2,19 +2,38 @@
 
 use std::process::ExitCode;
 
-use vmm::guests::life;
+use resources::config::Name;
+use vmm::guests::{Store, life};
+use vmm::ledger;
 
 use super::which;
 use crate::cli::guests::RmArgs;
 
-/// Removes each guest.
+/// Removes each guest; with `--volumes` its disks in pools, too, also if it is gone already.
 ///
 /// # Errors
 ///
 /// There is no place for guests.
 pub fn run(args: &RmArgs) -> Result<ExitCode, super::Error> {
-    which::each(&args.which.guests, |store, entry| {
-        life::repair(store, entry)?;
-        life::remove(store, entry, args.force)
+    which::each_text(&args.which.guests, |store, text| {
+        remove(store, text, args)?;
+        Ok(text.to_owned())
     })
+}
+
+fn remove(store: &Store, text: &str, args: &RmArgs) -> Result<(), super::Error> {
+    let mut entry = match store.find(text) {
+        Ok(entry) => entry,
+        Err(error) => {
+            let name: Option<Name> = text.parse().ok().filter(|_| args.volumes);
+            let forgotten = name.map_or(Ok(false), |name| ledger::forget(store, &name, true))?;
+            return if forgotten { Ok(()) } else { Err(error.into()) };
+        }
+    };
+    life::repair(store, &mut entry)?;
+    life::remove(store, &mut entry, args.force)?;
+    if entry.guest.of_file {
+        ledger::forget(store, &entry.guest.name, args.volumes)?;
+    }
+    Ok(())
 }

@@ -32,18 +32,26 @@ pub fn each_saying<E: std::error::Error + 'static>(
     names: &[String],
     mut act: impl FnMut(&Store, &mut Entry, &str) -> Result<String, E>,
 ) -> Result<ExitCode, super::Error> {
+    each_text(names, |store, name| Ok(act(store, &mut store.find(name)?, name)?))
+}
+
+/// [`each_saying`], where `act` finds what is meant itself.
+///
+/// # Errors
+///
+/// There is no place for guests.
+pub fn each_text(
+    names: &[String],
+    mut act: impl FnMut(&Store, &str) -> Result<String, super::Error>,
+) -> Result<ExitCode, super::Error> {
     let store = Store::of_user()?;
     let mut code = ExitCode::SUCCESS;
     for name in names {
-        let done = match store.find(name) {
-            Ok(mut entry) => act(&store, &mut entry, name).map_err(|error| explain(&error)),
-            Err(error) => Err(explain(&error)),
-        };
-        match done {
+        match act(&store, name) {
             // Nobody may be left to read it; the others are acted on all the same.
             Ok(text) => drop(writeln!(std::io::stdout(), "{text}")),
-            Err(text) => {
-                exit::say(&format!("error: {text}"));
+            Err(error) => {
+                exit::say(&format!("error: {}", explain(error.as_ref())));
                 code = ExitCode::from(SOME_FAILED);
             }
         }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use resources::config;
 use resources::config::host::{CpuShare, Guest, HostConfig};
-use resources::plan::{Allocation, Cgroup, HostCpus, Options, Owner, Placed, Plan, Present};
+use resources::plan::{Allocation, Cgroup, HostCpus, Options, Owner, Placed, Plan};
 use serde::Serialize;
 
 use super::host_file;
@@ -31,7 +31,8 @@ struct Report<'a> {
 pub fn run(args: &WhyArgs) -> Result<ExitCode, super::Error> {
     let (layers, config) = host_file::load(&args.host_file)?;
     let host = host_file::host(&args.for_host, &config)?;
-    let plan = resources::plan::plan(&config, &host, &Present::default(), Options::default());
+    let present = host_file::present(&args.for_host)?;
+    let plan = resources::plan::plan(&config, &host, &present, Options::default());
     let guest = config.guests.get(&args.vm).ok_or_else(|| NoSuchVm { name: args.vm.clone() })?;
     let in_its_way: Vec<_> = plan
         .conflicts

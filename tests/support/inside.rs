@@ -172,6 +172,7 @@ fn run(
         start: Instant::now(),
         control,
         announce: |_| {},
+        pins: Vec::new(),
     })
 }
 

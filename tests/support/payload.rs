@@ -174,6 +174,20 @@ payload! {
 }
 
 payload! {
+    /// Writes to every page from 4 to 64 MiB, says that it has, and goes on doing so.
+    touch:
+    "mov dx, 0x3f8",
+    "2: mov edi, 0x400000",
+    "3: inc qword ptr [rdi]",
+    "add edi, 0x1000",
+    "cmp edi, 0x4000000",
+    "jb 3b",
+    "mov al, 0x2e",
+    "out dx, al",
+    "jmp 2b",
+}
+
+payload! {
     /// Says that it runs, then halts with interrupts off.
     halt:
     "mov dx, 0x3f8",

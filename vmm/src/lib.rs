@@ -16,6 +16,7 @@ mod explain;
 pub mod guests;
 pub mod host;
 pub mod kvm;
+pub mod ledger;
 pub mod machine;
 pub mod outcome;
 pub mod preflight;

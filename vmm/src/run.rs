@@ -60,6 +60,8 @@ pub struct RunOptions {
     pub control: Control,
     /// Tells the user what cannot be known before, such as the name of a pseudo-terminal.
     pub announce: fn(&str),
+    /// The host CPU of each vCPU; those without one run where the process may.
+    pub pins: Vec<u32>,
 }
 
 /// How a guest is known to its host, and where it takes commands.
@@ -170,8 +172,16 @@ fn host(what: &'static str) -> impl Fn(io::Error) -> Error {
 /// [`Error`] when the guest could not be started or KVM failed; the guest's own failures are an
 /// [`Outcome`].
 pub fn run(options: RunOptions) -> Result<Outcome, Error> {
-    let RunOptions { config, console, kvm_device, kernel_cache, start, mut control, announce } =
-        options;
+    let RunOptions {
+        config,
+        console,
+        kvm_device,
+        kernel_cache,
+        start,
+        mut control,
+        announce,
+        pins,
+    } = options;
     let timings = Arc::new(Timings::new(start));
     // Before any thread: all of them inherit the signal mask.
     let signals = Signals::new().map_err(host("take over signals"))?;
@@ -231,6 +241,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         sources: &sources,
         timings: &timings,
         tallies: &tallies,
+        pins: &pins,
         vcpu_ended: &vcpu_ended,
     };
     let mut run = Run {

@@ -6,12 +6,13 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::queue::{Broken, Queue};
+use crate::thread::{Role, Start};
 
 /// What a worker thread does.
 pub trait Handler: Send + 'static {
@@ -35,14 +36,28 @@ impl<H: Handler> Worker<H> {
     /// # Errors
     ///
     /// The host has no more threads or descriptors; the handler is lost.
-    pub fn start(name: String, mut handler: H) -> io::Result<Self> {
+    pub fn start(role: Role, name: String, handler: H) -> io::Result<Self> {
+        Self::start_with(role, name, || Ok(handler))
+    }
+
+    /// The same of a handler that `make` makes on the thread, before it is confined to what its role
+    /// needs.
+    ///
+    /// # Errors
+    ///
+    /// Also those of `make`.
+    pub fn start_with(
+        role: Role,
+        name: String,
+        make: impl FnOnce() -> io::Result<H> + Send + 'static,
+    ) -> io::Result<Self> {
         let stop = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
         let until = Arc::clone(&stop);
-        let body = move || {
+        let body = move |mut handler: H| {
             handler.run(&until);
             handler
         };
-        let thread = thread::Builder::new().name(name).spawn(body)?;
+        let thread = Start::new(role, name).run_with(make, body)?;
         Ok(Self { thread: Some(thread), stop })
     }
 }

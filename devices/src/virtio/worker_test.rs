@@ -34,7 +34,7 @@ fn start(breaks_at: u32) -> (Worker<Counting>, DriverQueue, Arc<AtomicU32>, Arc<
     let (signals, served) = (Arc::<Signals>::default(), Arc::<AtomicU32>::default());
     let queue = driver.device_side(signals.clone()).unwrap();
     let handler = Counting { queue, served: Arc::clone(&served), breaks_at };
-    (Worker::start("counting".to_owned(), handler).unwrap(), driver, served, signals)
+    (Worker::start(Role::Rng, "counting".to_owned(), handler).unwrap(), driver, served, signals)
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_panic_is_survived_and_told_to_the_driver() {
     }
     let (worker, _driver, _, signals) = start(u32::MAX);
     let queue = worker.stop().unwrap().queue;
-    let worker = Worker::start("panics".to_owned(), Panics(queue)).unwrap();
+    let worker = Worker::start(Role::Rng, "panics".to_owned(), Panics(queue)).unwrap();
     signals.wait_for_reset_request();
     assert!(worker.stop().is_none());
 }

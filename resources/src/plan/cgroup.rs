@@ -272,11 +272,13 @@ impl Tree<'_> {
         let bound = memory_bound(self.config, self.host);
         let children = below.iter().filter(|group| group.path.matches('/').count() == 1);
         let min = children.fold(0u64, |sum, group| sum.saturating_add(group.memory_min.bytes()));
+        let cpus = self.host.online().difference(&self.config.reserved_cpus);
+        // The kernel gives no partition all CPUs: its own threads need one outside.
         Cgroup {
             path: "carve.slice".into(),
             owner: Owner::Host,
-            cpus: self.host.online().difference(&self.config.reserved_cpus),
-            partition: true,
+            partition: cpus != self.host.online(),
+            cpus,
             weight: 100,
             cpu_max: None,
             memory_min: Size::from_bytes(min.min(bound)),

@@ -55,6 +55,12 @@ pub struct Booking {
     /// The limits of its control group; none where they were not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<Cgroup>,
+    /// Whether its threads need a core-scheduling cookie.
+    #[serde(default)]
+    pub core_scheduling: bool,
+    /// `oom_score_adj` of its processes.
+    #[serde(default)]
+    pub oom_score_adj: i32,
     /// Whether its VMM lives.
     pub running: bool,
     /// Who put it there.
@@ -178,6 +184,8 @@ impl Present {
                 guest: guest.clone(),
                 cpus: allocation.cpus.clone(),
                 cgroup: groups.get(name).copied().cloned(),
+                core_scheduling: allocation.core_scheduling,
+                oom_score_adj: allocation.oom_score_adj,
                 running: guest.state == PowerState::Running,
                 origin: Origin::File,
             };

@@ -74,6 +74,7 @@ impl From<guests::Error> for Problem {
             guests::Error::NotFound(_) => Kind::NotFound,
             guests::Error::Ambiguous { .. } => Kind::Ambiguous,
             guests::Error::NameTaken { .. } => Kind::NameTaken,
+            guests::Error::OfFile(_) => Kind::State,
             _ => Kind::Failed,
         };
         Self::new(kind, crate::explain(&error))

@@ -10,9 +10,10 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use devices::thread::{Role, Start};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
@@ -173,7 +174,7 @@ impl Server {
             let _ended = ended;
             serving.run(&stopped);
         };
-        let thread = thread::Builder::new().name("api".into()).stack_size(STACK).spawn(body)?;
+        let thread = Start::new(Role::Api, "api").stack(STACK).run(body)?;
         Ok(Self { stop, wake, over, thread: Some(thread) })
     }
 

@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use devices::thread::{Role, Start};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -132,7 +133,7 @@ impl Output {
         self.0.lock().carrying = Some(Arc::clone(&end));
         let output = self.clone();
         let body = move || output.carry_all(&pipe, &end);
-        thread::Builder::new().name("console-port".into()).spawn(body).map(drop)
+        Start::new(Role::Console, "console-port").run(body).map(drop)
     }
 
     fn carry_all(&self, pipe: &OwnedFd, end: &OwnedFd) {
@@ -173,8 +174,7 @@ impl Output {
         state.buffer.extend_from_slice(bytes);
         if state.writer.is_none() {
             let shared = Arc::clone(&self.0);
-            let writer =
-                thread::Builder::new().name("console".into()).spawn(move || shared.run())?;
+            let writer = Start::new(Role::Console, "console").run(move || shared.run())?;
             state.writer = Some(writer);
         }
         drop(state);

@@ -49,6 +49,9 @@ pub enum Error {
         /// Who has it.
         id: Id,
     },
+    /// It has its name from elsewhere.
+    #[error("{0} is a VM of the host file; rename it there, and apply the file (carve apply)")]
+    OfFile(Name),
     /// Nobody is called so.
     #[error("there is no guest {0}; `carve ps -a` lists them")]
     NotFound(String),

@@ -42,7 +42,7 @@ pub fn write<T: Serialize>(path: &Path, value: &T, durable: bool) -> io::Result<
     written
 }
 
-/// Reads what [`write`] wrote; nothing if there is no such file.
+/// Reads what [`write()`] wrote; nothing if there is no such file.
 pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
         Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),

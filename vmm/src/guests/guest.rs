@@ -39,6 +39,9 @@ pub struct Guest {
     pub remove: bool,
     /// Whether it runs without a terminal, watched by a monitor.
     pub detached: bool,
+    /// Whether the host file made it, and not a command.
+    #[serde(default)]
+    pub of_file: bool,
     /// What its user wants.
     #[serde(default)]
     pub wanted: Wanted,

@@ -3,18 +3,19 @@
 //! The lock is a POSIX record lock (fcntl_locking(2)): the kernel takes it back however the process
 //! ends, no child inherits it, and it tells who holds it, so that no process id is ever believed that
 //! was only written down. Its price: a process that opens the file a second time and closes it has
-//! lost the lock. So whoever holds one never looks at it.
+//! lost the lock. So what this process holds is known here, and never opened to be looked at.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::process::{
-    Flock, FlockType, Pid, PidfdFlags, Signal, fcntl_getlk, pidfd_open, pidfd_send_signal,
+    Flock, FlockType, Pid, PidfdFlags, Signal, fcntl_getlk, getpid, pidfd_open, pidfd_send_signal,
 };
 
 /// What a living process says about itself, in one byte.
@@ -50,9 +51,19 @@ impl Letter {
     }
 }
 
+/// What this process holds, and what it says there.
+static HELD: Mutex<Vec<(PathBuf, Letter)>> = Mutex::new(Vec::new());
+
+fn held() -> MutexGuard<'static, Vec<(PathBuf, Letter)>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The sign of life of this process.
 #[derive(Debug)]
-pub struct Alive(File);
+pub struct Alive {
+    file: File,
+    path: PathBuf,
+}
 
 impl Alive {
     /// Locks the file at `path`, made if needed; nothing if another process has it.
@@ -61,6 +72,10 @@ impl Alive {
     ///
     /// The file cannot be made or locked.
     pub fn take(path: &Path) -> io::Result<Option<Self>> {
+        let mut held = held();
+        if held.iter().any(|(other, _)| other == path) {
+            return Ok(None);
+        }
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(path)?;
@@ -69,7 +84,9 @@ impl Alive {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
-        let alive = Self(file);
+        held.push((path.to_owned(), Letter::Starting));
+        drop(held);
+        let alive = Self { file, path: path.to_owned() };
         alive.say(Letter::Starting)?;
         Ok(Some(alive))
     }
@@ -80,7 +97,16 @@ impl Alive {
     ///
     /// The file cannot be written to.
     pub fn say(&self, letter: Letter) -> io::Result<()> {
-        self.0.write_all_at(&[letter.byte()], 0)
+        if let Some((_, said)) = held().iter_mut().find(|(path, _)| *path == self.path) {
+            *said = letter;
+        }
+        self.file.write_all_at(&[letter.byte()], 0)
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        held().retain(|(path, _)| *path != self.path);
     }
 }
 
@@ -99,6 +125,9 @@ pub struct Seen {
 ///
 /// The file cannot be read.
 pub fn look(path: &Path) -> io::Result<Option<Seen>> {
+    if let Some(&(_, letter)) = held().iter().find(|(other, _)| other == path) {
+        return Ok(Some(Seen { pid: getpid(), letter }));
+    }
     let file = match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -165,6 +194,37 @@ mod live_test {
         assert_eq!(look(&path).unwrap(), None);
         drop(Alive::take(&path).unwrap().unwrap());
         assert_eq!(look(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn who_looks_at_its_own_sign_of_life_keeps_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vmm");
+        let alive = Alive::take(&path).unwrap().unwrap();
+        alive.say(Letter::Paused).unwrap();
+        assert_eq!(look(&path).unwrap(), Some(Seen { pid: getpid(), letter: Letter::Paused }));
+        assert!(Alive::take(&path).unwrap().is_none());
+        // Nobody closed the file in between: whoever else looks sees the lock.
+        let other = Command::new(std::env::current_exe().unwrap())
+            .args(["--nocapture", "--exact", "guests::live::live_test::another_process_looks"])
+            .env(LOOK, &path)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&other.stdout).into_owned();
+        assert!(said.contains("it lives"), "{said}");
+        drop(alive);
+        assert_eq!(look(&path).unwrap(), None);
+    }
+
+    const LOOK: &str = "CARVE_TEST_LOOKS";
+
+    /// Not a test of its own: what the one before runs in another process.
+    #[test]
+    fn another_process_looks() {
+        let Some(path) = std::env::var_os(LOOK) else { return };
+        if look(Path::new(&path)).unwrap().is_some() {
+            println!("it lives");
+        }
     }
 
     const HOLD: &str = "CARVE_TEST_HOLDS";

@@ -15,7 +15,7 @@
 //! | `RUNTIME/ID/api.sock` | the control interface of a running guest |
 
 mod entry;
-mod files;
+pub(crate) mod files;
 mod filter;
 mod folders;
 mod guest;

@@ -20,6 +20,7 @@ use super::keeper::Keeper;
 use super::live::{self, Alive, Letter, Seen};
 use super::record::{Ended, Record};
 use super::store::{self, Entry, Store};
+use crate::ledger::Ledger;
 use crate::signals::Signals;
 
 /// The program itself, also after its file was replaced by a newer one.
@@ -88,8 +89,7 @@ pub fn watch(store: &Store, entry: Entry, first: First, answer: impl Write) -> R
     let Some(alive) = alive else { return Ok(()) };
     alive.say(Letter::Running).map_err(host("write the sign of life"))?;
     let signals = Signals::new().map_err(host("take over signals"))?;
-    let mut monitor =
-        Monitor { store, entry, alive, signals, keeper: None, failures: 0, restarts: 0 };
+    let monitor = Monitor { store, entry, alive, signals, keeper: None, failures: 0, restarts: 0 };
     monitor.run(first, answer)
 }
 
@@ -115,7 +115,7 @@ enum Vmm {
 }
 
 impl Monitor<'_> {
-    fn run(&mut self, first: First, mut answer: impl Write) -> Result<(), Error> {
+    fn run(mut self, first: First, mut answer: impl Write) -> Result<(), Error> {
         let seen = live::look(&self.entry.vmm_path()).map_err(host("look for the guest's VMM"))?;
         // A guest that could not be started is not tried again: whoever started it knows.
         let mut may_start = first == First::TakeOver;
@@ -157,7 +157,18 @@ impl Monitor<'_> {
     }
 
     /// Nothing more is to be done for the guest.
-    fn leave(&mut self) -> Result<(), Error> {
+    fn leave(mut self) -> Result<(), Error> {
+        let left = self.forget();
+        let store = self.store;
+        // This sign of life held the guest's share of the host.
+        drop(self);
+        if let Err(error) = Ledger::release(store) {
+            tracing::warn!("the guest's share of the host is not given back yet: {error}");
+        }
+        left
+    }
+
+    fn forget(&mut self) -> Result<(), Error> {
         let _lock = match self.entry.lock() {
             Err(store::Error::NotFound(_)) => return Ok(()),
             other => other?,

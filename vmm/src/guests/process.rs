@@ -10,6 +10,7 @@ use super::live::{Alive, Letter};
 use super::record::{Ended, Record};
 use super::store::{self, Entry, Store};
 use crate::api::socket;
+use crate::ledger::{Ledger, Share, ShareError};
 use crate::machine::unix_socket;
 use crate::run::{self, Control, Notice, RunOptions};
 use crate::{Console, Outcome, explain};
@@ -34,6 +35,9 @@ pub enum Error {
     /// Its control interface.
     #[error(transparent)]
     Socket(#[from] unix_socket::Error),
+    /// Its share of a divided host.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// The machine.
     #[error(transparent)]
     Run(#[from] run::Error),
@@ -89,6 +93,10 @@ pub fn run(
         Err(error) => Ended::failed(explain(error)),
     };
     store.end_run(entry, &mut record, ended)?;
+    drop(alive);
+    if let Err(error) = Ledger::release(store) {
+        tracing::warn!("the guest's share of the host is not given back yet: {error}");
+    }
     outcome
 }
 
@@ -102,6 +110,7 @@ fn guest(
     let guest = &entry.guest;
     std::env::set_current_dir(&guest.folder)
         .map_err(host(&format!("go to {}, where the guest was created", guest.folder.display())))?;
+    let share = Share::take(store, entry)?;
     let socket = socket::bind(&entry.socket_path())?;
     let (journal, noted) = (store.journal().clone(), guest.clone());
     let mut started = Some(started);
@@ -136,6 +145,9 @@ fn guest(
             notify: Box::new(notify),
         },
         announce: setup.announce,
+        pins: share.pins.clone(),
     };
-    Ok(run::run(options)?)
+    let outcome = run::run(options);
+    share.leave();
+    Ok(outcome?)
 }

@@ -35,6 +35,8 @@ pub struct New {
     pub remove: bool,
     /// Whether it runs without a terminal.
     pub detached: bool,
+    /// Whether the host file made it.
+    pub of_file: bool,
     /// The machine.
     pub config: VmConfig,
 }
@@ -99,6 +101,7 @@ impl Store {
             restart: new.restart,
             remove: new.remove,
             detached: new.detached,
+            of_file: new.of_file,
             wanted: Wanted::Stopped,
             config: new.config,
         };
@@ -162,6 +165,15 @@ impl Store {
         }
     }
 
+    /// The guest that is called `name`, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Its file cannot be read.
+    pub fn named(&self, name: &Name) -> Result<Option<Entry>, Error> {
+        self.holder(name).map_or(Ok(None), |id| self.load(&id))
+    }
+
     /// The guest with this id, if there is one.
     ///
     /// # Errors
@@ -216,6 +228,9 @@ impl Store {
         // What others change about the guest meanwhile is not to be lost.
         let _lock = entry.lock()?;
         entry.reload()?;
+        if entry.guest.of_file {
+            return Err(Error::OfFile(entry.guest.name.clone()));
+        }
         let _names = self.lock_names()?;
         if let Some(id) = self.holder(&name)
             && id != entry.guest.id

@@ -29,6 +29,7 @@ fn new(name: Option<&str>) -> New {
         restart: Restart::No,
         remove: false,
         detached: true,
+        of_file: false,
         config: config(),
     }
 }

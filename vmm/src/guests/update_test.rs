@@ -30,6 +30,7 @@ fn guest(remove: bool) -> (TempDir, Store, Entry) {
         restart: Restart::No,
         remove,
         detached: true,
+        of_file: false,
         config: spec.resolve().unwrap(),
     };
     let entry = store.create(new).unwrap();

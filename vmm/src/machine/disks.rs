@@ -7,6 +7,7 @@
 mod error;
 mod files;
 mod image;
+pub(crate) mod volume;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

@@ -22,13 +22,15 @@ use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use boot::acpi;
 use boot::layout::RamLayout;
 use devices::legacy::{Ged, Serial};
+use devices::thread::{Role, Start};
 use devices::virtio::transport::Core;
 use resources::config::VmConfig;
+use resources::{CpuSet, enforce};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::Killable;
 
@@ -89,6 +91,8 @@ pub(crate) struct Context<'a> {
     pub timings: &'a Arc<Timings>,
     /// What each vCPU does is counted here.
     pub tallies: &'a Arc<[Tally]>,
+    /// The host CPU of each vCPU, as far as it has one.
+    pub pins: &'a [u32],
     /// Signalled when a vCPU's loop ends.
     pub vcpu_ended: &'a Arc<EventFd>,
 }
@@ -172,18 +176,24 @@ impl Machine {
         let (platform, ends) = (Arc::clone(&self.platform), Arc::clone(&self.ends));
         let (timings, event) = (Arc::clone(context.timings), Arc::clone(context.vcpu_ended));
         let (tallies, at) = (Arc::clone(context.tallies), usize::try_from(index).unwrap_or(0));
+        let pin = context.pins.get(at).map(|&cpu| CpuSet::from_iter([cpu]));
         let entered = Gate::enter(Arc::clone(&platform.gate));
         let body = move || {
             let _entered = entered;
-            let run = AssertUnwindSafe(|| vcpu.run(&platform, &timings, &tallies[at]));
+            let run = AssertUnwindSafe(|| {
+                pin.as_ref().map_or(Ok(()), enforce::pin).map_err(|source| Error::Host {
+                    what: "keep a vCPU to its CPU (sched_setaffinity(2))",
+                    source,
+                })?;
+                Ok(vcpu.run(&platform, &timings, &tallies[at]))
+            });
             // A device's bug ends this guest with a message, not the process with a mess.
-            let ended = panic::catch_unwind(run).map_err(|_| Error::VcpuPanicked(index));
+            let ended = panic::catch_unwind(run).unwrap_or(Err(Error::VcpuPanicked(index)));
             ends.lock().unwrap_or_else(PoisonError::into_inner).push(ended);
             let _ = event.write(1);
         };
-        let thread = thread::Builder::new()
-            .name(format!("vcpu{index}"))
-            .spawn(body)
+        let thread = Start::new(Role::Vcpu, format!("vcpu{index}"))
+            .run(body)
             .map_err(|source| Error::Host { what: "start a vCPU thread", source })?;
         self.threads.push(thread);
         Ok(())

@@ -15,11 +15,12 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use devices::mutex::lock;
 use devices::rate_limit::RateLimitedLog;
+use devices::thread::{Role, Start};
 use devices::virtio::net::{MacAddress, StreamSocket};
 use resources::config::{Forward, Protocol};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -127,7 +128,7 @@ impl Passt {
             },
             Err(error) => _ = answer.send(Err(error)),
         };
-        let thread = thread::Builder::new().name(PROGRAM.to_owned()).spawn(body);
+        let thread = Start::new(Role::Passt, PROGRAM).run(body);
         let thread = Some(thread.map_err(Error::Host)?);
         let lost = || Error::Host(io::ErrorKind::BrokenPipe.into());
         let socket: StreamSocket = answered.recv().unwrap_or_else(|_| Err(lost()))?;

@@ -1,6 +1,7 @@
 //! Processes of passt, where the host has it; says so and passes where it does not.
 
 use std::net::TcpListener;
+use std::thread;
 
 use devices::virtio::net::Backend;
 

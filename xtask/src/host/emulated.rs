@@ -30,8 +30,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 pub fn run(workspace: &Workspace, arguments: &Arguments, share: &Share) -> Result<u8, Error> {
     let (qemu, host) = prepare::obtain(workspace)?;
     let signals = Signals::catch()?;
-    let (mut machine, stream) =
-        Machine::start(&qemu, &host, &share.path, arguments.cpus, arguments.memory)?;
+    let (mut machine, stream) = Machine::start(&qemu, &host, &share.path, arguments.size())?;
     let on_terminal = arguments.on_terminal();
     let start = Start {
         command: arguments.command.clone(),

@@ -114,6 +114,9 @@ pub struct Arguments {
     /// Processors of the emulated host; with more than one, QEMU loses hosts that run nested guests
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub cpus: u32,
+    /// NUMA nodes of the emulated host, between which processors and memory are divided evenly
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub nodes: u32,
     /// Set a variable in the command's environment (the rest of which is ours)
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_variable)]
     pub variables: Vec<(String, String)>,
@@ -136,11 +139,16 @@ impl Arguments {
             time_limit: None,
             memory: 6144,
             cpus: 1,
+            nodes: 1,
             variables: Vec::new(),
             no_stdin: false,
             emulated: false,
             command,
         }
+    }
+
+    fn size(&self) -> qemu::Size {
+        qemu::Size { cpus: self.cpus, memory: self.memory, nodes: self.nodes }
     }
 
     /// The environment of the command.

@@ -81,8 +81,7 @@ impl Machine {
         qemu: &Qemu,
         host: &Host,
         share: &Path,
-        cpus: u32,
-        memory: u32,
+        size: Size,
     ) -> Result<(Self, UnixStream), Error> {
         let (ours, theirs) = UnixStream::pair().map_err(io("make a pair of sockets"))?;
         let log = tempfile::tempfile().map_err(io("make a temporary file"))?;
@@ -92,7 +91,7 @@ impl Machine {
         let agent = std::env::current_exe().map_err(io("find this program"))?;
         let mut command = Command::new(&qemu.path);
         command
-            .args(machine_arguments(cpus, memory))
+            .args(machine_arguments(size))
             .arg("-kernel")
             .arg(&host.kernel)
             .arg("-initrd")
@@ -132,9 +131,19 @@ impl Drop for Machine {
     }
 }
 
-fn machine_arguments(cpus: u32, memory: u32) -> Vec<String> {
-    let cpus = cpus.to_string();
-    let memory = memory.to_string();
+/// What a host has.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory: u32,
+    /// NUMA nodes, between which CPUs and memory are divided evenly.
+    pub nodes: u32,
+}
+
+fn machine_arguments(size: Size) -> Vec<String> {
+    let (cpus, memory) = (size.cpus.to_string(), size.memory.to_string());
     let port = format!("virtserialport,chardev=agent,name={AGENT_PORT}");
     [
         // Nothing here needs the board's own timer, keyboard and disks; probing them takes time.
@@ -149,7 +158,26 @@ fn machine_arguments(cpus: u32, memory: u32) -> Vec<String> {
     .concat()
     .into_iter()
     .map(str::to_owned)
+    .chain(node_arguments(size))
     .collect()
+}
+
+/// NUMA nodes; none are described where there is one.
+fn node_arguments(size: Size) -> Vec<String> {
+    let nodes = if size.nodes > 1 { size.nodes } else { 0 };
+    let each = |total: u32, node: u32| (total * node / nodes, total * (node + 1) / nodes);
+    let describe = |node| {
+        let (first, past) = each(size.cpus, node);
+        let (from, to) = each(size.memory, node);
+        let last = past.saturating_sub(1);
+        [
+            "-object".to_owned(),
+            format!("memory-backend-ram,id=node{node},size={}M", to - from),
+            "-numa".to_owned(),
+            format!("node,nodeid={node},memdev=node{node},cpus={first}-{last}"),
+        ]
+    };
+    (0..nodes).flat_map(describe).collect()
 }
 
 fn share_arguments(path: &Path, tag: &str, read_only: bool) -> Result<[String; 2], Error> {

@@ -14,6 +14,14 @@ pub struct Counts {
     pub skipped: u64,
 }
 
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
 impl Counts {
     /// No test at all was seen.
     pub fn none(self) -> bool {

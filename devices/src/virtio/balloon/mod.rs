@@ -21,6 +21,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::device::{Activation, DeviceId, RestoreError, VirtioDevice, read_config};
 use super::queue::Queue;
 use super::worker::Worker;
+use crate::thread::Role;
 
 pub use self::statistics::{Statistic, Statistics};
 use self::worker::Serving;
@@ -202,7 +203,7 @@ impl VirtioDevice for Balloon {
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
         let interval = self.options.statistics_interval;
         let serving = Serving::new(activation, Arc::clone(&self.handle), interval)?;
-        self.worker = Some(Worker::start("balloon".to_owned(), serving)?);
+        self.worker = Some(Worker::start(Role::Balloon, "balloon".to_owned(), serving)?);
         Ok(())
     }
 

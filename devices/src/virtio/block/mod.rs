@@ -23,6 +23,7 @@ use super::queue::Queue;
 use super::worker::Worker;
 use crate::mutex::lock;
 use crate::rate_limit::RateLimitedLog;
+use crate::thread::Role;
 use crate::token_bucket::{LimitsHandle, SharedLimiter};
 
 use self::backend::Storage;
@@ -177,9 +178,13 @@ impl Block {
 
     fn start(&mut self, queue: Queue, features: u64) -> io::Result<()> {
         let name = format!("block-q{}", queue.index());
-        let engine = self.storage.engine(queue.memory(), queue.size())?;
-        let handler = QueueWorker::new(queue, engine, Arc::clone(&self.shared), features);
-        self.workers.push(Worker::start(name, handler)?);
+        let (storage, shared) = (Arc::clone(&self.storage), Arc::clone(&self.shared));
+        // Rings are made on the thread that uses them, while it still can make them.
+        let make = move || {
+            let engine = storage.engine(queue.memory(), queue.size())?;
+            Ok(QueueWorker::new(queue, engine, shared, features))
+        };
+        self.workers.push(Worker::start_with(Role::Block, name, make)?);
         Ok(())
     }
 }

@@ -29,6 +29,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::device::{Activation, DeviceId, RestoreError, VirtioDevice, read_config};
 use super::queue::Queue;
 use super::worker::Worker;
+use crate::thread::Role;
 
 use self::control::{MAX_NAME, Size};
 pub use self::host::BackEnd;
@@ -216,7 +217,8 @@ impl VirtioDevice for Console {
             return Err(io::Error::other("the ports were lost with an earlier thread"));
         }
         let serving = Serving::new(ports, activation, Arc::clone(&self.handle))?;
-        self.worker = Some(Worker::start("virtio-console".to_owned(), serving)?);
+        self.worker =
+            Some(Worker::start(Role::VirtioConsole, "virtio-console".to_owned(), serving)?);
         Ok(())
     }
 

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use super::device::{Activation, DeviceId, RestoreError, VirtioDevice, read_config};
 use super::queue::Queue;
 use super::worker::Worker;
+use crate::thread::Role;
 use crate::token_bucket::SharedLimiter;
 
 use self::control::Control;
@@ -159,7 +160,11 @@ impl Net {
             port_gone,
             port_empty: false,
         };
-        self.workers.push(Worker::start(format!("{}-{pair}", self.options.name), handler)?);
+        self.workers.push(Worker::start(
+            Role::Net,
+            format!("{}-{pair}", self.options.name),
+            handler,
+        )?);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::io;
 use super::device::{Activation, DeviceId, VirtioDevice};
 use super::queue::Queue;
 use super::worker::Worker;
+use crate::thread::Role;
 
 use self::worker::Entropy;
 
@@ -37,7 +38,7 @@ impl VirtioDevice for Rng {
 
     fn activate(&mut self, mut activation: Activation) -> io::Result<()> {
         if let Some(queue) = activation.take_queue(0) {
-            self.worker = Some(Worker::start("rng".to_owned(), Entropy::new(queue))?);
+            self.worker = Some(Worker::start(Role::Rng, "rng".to_owned(), Entropy::new(queue))?);
         }
         Ok(())
     }

@@ -34,6 +34,7 @@ use self::worker::Exchange;
 use super::device::{Activation, DeviceId, RestoreError, VirtioDevice, read_config};
 use super::queue::Queue;
 use super::worker::Worker;
+use crate::thread::Role;
 
 /// Stream sockets.
 const F_STREAM: u64 = 1 << 0;
@@ -156,7 +157,7 @@ impl VirtioDevice for Vsock {
         };
         let queues = [RX, TX, EVENT].map(|index| activation.take_queue(index));
         let exchange = Exchange::new(streams, queues, self.transport_reset)?;
-        self.worker = Some(Worker::start("vsock".to_owned(), exchange)?);
+        self.worker = Some(Worker::start(Role::Vsock, "vsock".to_owned(), exchange)?);
         self.driven = true;
         Ok(())
     }

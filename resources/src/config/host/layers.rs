@@ -1,7 +1,7 @@
 //! [`Layers`]: the sources of a host's configuration, and which of them says what.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -66,6 +66,13 @@ impl Layers {
             }
         }
         if problems.is_empty() { Ok(Self { documents, spec }) } else { Err(Error { problems }) }
+    }
+
+    /// Relative paths that are left, those of sources named by a relative path, made to start at
+    /// `folder`.
+    #[must_use]
+    pub fn starting_at(self, folder: &Path) -> Self {
+        Self { spec: self.spec.relative_to(folder), ..self }
     }
 
     /// What they say together.

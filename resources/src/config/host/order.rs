@@ -1,4 +1,4 @@
-//! The order that `after` puts VMs in, as far as it can be wrong: names that are none, and circles.
+//! The order that `after` puts VMs in, and how it can be wrong: names that are none, and circles.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -43,6 +43,23 @@ pub(super) fn conflicts(
         cycle.into_iter().for_each(|name| graph.remove(name));
     }
     conflicts
+}
+
+/// For each of `guests` that comes after others: those.
+pub(super) fn prerequisites(guests: &BTreeMap<Name, Guest>) -> BTreeMap<&Name, BTreeSet<&Name>> {
+    let mut sections: HashMap<&Name, Vec<&Name>> = HashMap::new();
+    for guest in guests.values() {
+        sections.entry(&guest.section).or_default().push(&guest.name);
+    }
+    let of = |guest: &Guest| -> BTreeSet<&Name> {
+        let named = |name: &Name| match (sections.get(name), guests.get_key_value(name)) {
+            (Some(names), _) => names.clone(),
+            (None, found) => found.map(|(name, _)| name).into_iter().collect(),
+        };
+        guest.after.iter().flat_map(named).collect()
+    };
+    let waiting = guests.values().filter(|guest| !guest.after.is_empty());
+    waiting.map(|guest| (&guest.name, of(guest))).collect()
 }
 
 /// Sections that wait for others. What waits for nothing that is left leaves as well, so that only

@@ -1,12 +1,13 @@
 //! [`HostConfig`]: a host file, complete and free of contradictions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::super::{Code, Error, Name, VmSpec};
+use super::super::{Code, Error, Name, VmConfig, VmSpec};
 use super::{
-    Guest, GuestSpec, HostConflict, HostSpec, Layers, Pool, Smt, Tenant, cpu, order, unique,
+    Enforce, Guest, GuestSpec, HostConflict, HostSpec, Layers, Pool, PowerState, Restart, Smt,
+    Tenant, cpu, order, unique,
 };
 use crate::{CpuSet, Size, Thousandths};
 
@@ -15,7 +16,7 @@ const MAX_COUNT: u32 = 10_000;
 const ONE: Thousandths = Thousandths::whole(1);
 
 /// What a host is to be, every key with its value. Whether it fits is not known here.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct HostConfig {
     /// CPUs kept for the host itself.
@@ -36,6 +37,33 @@ pub struct HostConfig {
     pub tenants: BTreeMap<Name, Tenant>,
     /// VMs by name, each of a `count` by itself.
     pub guests: BTreeMap<Name, Guest>,
+}
+
+impl HostConfig {
+    /// The VMs that each VM is started after, where there are any.
+    #[must_use]
+    pub fn prerequisites(&self) -> BTreeMap<&Name, BTreeSet<&Name>> {
+        order::prerequisites(&self.guests)
+    }
+
+    /// What a VM of a command, such as `run`, asks of the host: no tenant's, and the default share.
+    #[must_use]
+    pub fn guest_of_command(&self, name: Name, vm: VmConfig) -> Guest {
+        let (cpu, _) = cpu::resolve(&name, vm.vcpus, &Default::default(), self.overcommit_cpu);
+        Guest {
+            section: name.clone(),
+            name,
+            tenant: None,
+            vm,
+            cpu,
+            restart: Restart::default(),
+            ready: None,
+            after: Vec::new(),
+            state: PowerState::Running,
+            labels: BTreeMap::new(),
+            enforce: Enforce::Strict,
+        }
+    }
 }
 
 impl Layers {

@@ -153,7 +153,10 @@ impl HostSpec {
     #[must_use]
     pub fn relative_to(mut self, folder: &Path) -> Self {
         for path in self.pool.values_mut().filter_map(|pool| pool.path.as_mut()) {
-            *path = folder.join(&*path);
+            // An empty path stays empty, to be refused as such later.
+            if !path.as_os_str().is_empty() {
+                *path = folder.join(&*path);
+            }
         }
         for guest in self.vm.values_mut().chain([&mut self.defaults]) {
             guest.vm = std::mem::take(&mut guest.vm).relative_to(folder);

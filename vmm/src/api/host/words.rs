@@ -81,6 +81,7 @@ impl NewGuest {
             restart: self.restart,
             remove: self.remove,
             detached: true,
+            of_file: false,
             config,
         })
     }

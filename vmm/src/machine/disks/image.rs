@@ -15,7 +15,7 @@ use super::error::{Failure, Problem};
 use super::files::{self, Files, Identity};
 
 /// What a qcow2 image begins with.
-const MAGIC: [u8; 4] = *b"QFI\xfb";
+pub(super) const MAGIC: [u8; 4] = *b"QFI\xfb";
 /// The file system in memory (statfs(2)).
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 /// Most images a disk is made of: ends chains that lead back to themselves.

@@ -1,0 +1,280 @@
+//! [`Hierarchy`]: the control groups of a host (Documentation/admin-guide/cgroup-v2.rst), as a folder.
+//!
+//! The kernel's answers are not taken for granted: what was written is read back by
+//! [`differences`](Hierarchy::differences), which knows how the kernel rounds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::plan::Cgroup;
+
+/// Where systemd and everybody else mount them.
+const ROOT: &str = "/sys/fs/cgroup";
+/// Controllers that limits of [`Cgroup`] belong to.
+const CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "memory", "hugetlb", "io"];
+/// What the kernel rounds limits of memory down to.
+const PAGE: u64 = 4096;
+/// The top of everything of Carve's.
+const TOP: &str = "carve.slice";
+
+/// The control groups below one folder.
+#[derive(Clone, Debug)]
+pub struct Hierarchy {
+    root: PathBuf,
+}
+
+/// Why a control group is not as it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what} {}", .path.display())]
+pub struct HierarchyError {
+    /// What was tried.
+    pub what: String,
+    /// On which file.
+    pub path: PathBuf,
+    /// The kernel's answer.
+    pub source: io::Error,
+}
+
+/// A limit that is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Difference {
+    /// The file, below the root of the hierarchy.
+    pub file: String,
+    /// What it should say.
+    pub expected: String,
+    /// What it says; nothing if it is not there.
+    pub found: Option<String>,
+}
+
+fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> HierarchyError {
+    let (what, path) = (what.to_owned(), path.to_owned());
+    move |source| HierarchyError { what, path, source }
+}
+
+fn write(path: &Path, content: &str) -> Result<(), HierarchyError> {
+    fs::write(path, content).map_err(failed(&format!("write {content} to"), path))
+}
+
+fn read(path: &Path) -> Option<String> {
+    Some(fs::read_to_string(path).ok()?.trim_end().to_owned())
+}
+
+impl Default for Hierarchy {
+    fn default() -> Self {
+        Self::at(ROOT)
+    }
+}
+
+impl Hierarchy {
+    /// The control groups of this host, in `/sys/fs/cgroup`.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Those in another folder.
+    #[must_use]
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The folder of a control group.
+    #[must_use]
+    pub fn folder(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// Whether there is a hierarchy of version 2 with a controller to limit anything by.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        let controllers = read(&self.root.join("cgroup.controllers")).unwrap_or_default();
+        controllers.split_whitespace().any(|name| CONTROLLERS.contains(&name))
+    }
+
+    /// Makes each group and writes its limits; one that is there gets the new ones. `groups` has each
+    /// group after those above it.
+    ///
+    /// # Errors
+    ///
+    /// The file that cannot be written. Groups before it are as they should be.
+    pub fn apply<'g>(
+        &self,
+        groups: impl IntoIterator<Item = &'g Cgroup>,
+    ) -> Result<(), HierarchyError> {
+        let mut opened = BTreeSet::new();
+        for group in groups {
+            let folder = self.folder(&group.path);
+            let parent = folder.parent().unwrap_or(&self.root).to_owned();
+            if opened.insert(parent.clone()) {
+                self.open(&parent)?;
+            }
+            match fs::create_dir(&folder) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(failed("make the control group", &folder)(error));
+                }
+                _ => {}
+            }
+            self.limit(group, &folder)?;
+        }
+        Ok(())
+    }
+
+    /// Lets groups in `folder` have limits, by every controller that the folder itself has.
+    fn open(&self, folder: &Path) -> Result<(), HierarchyError> {
+        let path = folder.join("cgroup.controllers");
+        let available = fs::read_to_string(&path).map_err(failed("read", &path))?;
+        let path = folder.join("cgroup.subtree_control");
+        let enabled = read(&path).unwrap_or_default();
+        let has = |list: &str, name: &str| list.split_whitespace().any(|word| word == name);
+        for name in CONTROLLERS {
+            if has(&available, name) && !has(&enabled, name) {
+                write(&path, &format!("+{name}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn limit(&self, group: &Cgroup, folder: &Path) -> Result<(), HierarchyError> {
+        if !group.partition {
+            // One that no longer is a partition gives its CPUs back.
+            let path = folder.join("cpuset.cpus.partition");
+            if read(&path).is_some_and(|kind| kind.starts_with("root")) {
+                write(&path, "member")?;
+            }
+        }
+        for (file, content) in group.files() {
+            let path = folder.join(&file);
+            // The kernel does nothing about what is the same, but takes global locks for it.
+            if read(&path).is_some_and(|found| agrees(&file, &content, &found)) {
+                continue;
+            }
+            write(&path, &content)?;
+        }
+        let path = folder.join("io.max");
+        let limited: BTreeSet<&str> = group.io.iter().map(|io| io.device.as_str()).collect();
+        for line in read(&path).unwrap_or_default().lines() {
+            let device = line.split(' ').next().unwrap_or_default();
+            if !limited.contains(device) {
+                write(&path, &format!("{device} rbps=max wbps=max riops=max wiops=max"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What of `group` is not as it should be, in the kernel's own words; where the kernel takes a set
+    /// of CPUs or a partition but cannot give it, that is one, too.
+    #[must_use]
+    pub fn differences(&self, group: &Cgroup) -> Vec<Difference> {
+        let folder = self.folder(&group.path);
+        let mut files = group.files();
+        if files.iter().any(|(file, _)| file == "cpuset.cpus") {
+            files.push(("cpuset.cpus.effective".into(), group.cpus.to_string()));
+        }
+        let difference = |(file, expected): (String, String)| {
+            let found = read(&folder.join(&file));
+            // What dedicated VMs have and do not share is not effective for the others, but theirs.
+            let agrees = found.as_ref().is_some_and(|found| agrees(&file, &expected, found));
+            let file = format!("{}/{file}", group.path);
+            (!agrees).then_some(Difference { file, expected, found })
+        };
+        files.into_iter().filter_map(difference).collect()
+    }
+
+    /// Moves the process that calls into a group.
+    ///
+    /// # Errors
+    ///
+    /// The group is not there, or lets nobody in.
+    pub fn enter(&self, path: &str) -> Result<(), HierarchyError> {
+        write(&self.folder(path).join("cgroup.procs"), "0")
+    }
+
+    /// The processes in a group; none if it is not there.
+    #[must_use]
+    pub fn processes(&self, path: &str) -> Vec<u32> {
+        let listed = read(&self.folder(path).join("cgroup.procs")).unwrap_or_default();
+        listed.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// A number in a file of a group, such as `memory.current`.
+    #[must_use]
+    pub fn number(&self, path: &str, file: &str) -> Option<u64> {
+        read(&self.folder(path).join(file))?.parse().ok()
+    }
+
+    /// CPU time that a group has had, in microseconds.
+    #[must_use]
+    pub fn cpu_time(&self, path: &str) -> Option<u64> {
+        let stat = read(&self.folder(path).join("cpu.stat"))?;
+        stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?.parse().ok()
+    }
+
+    /// Removes a group in which nobody is any more. One that is gone already is no error.
+    ///
+    /// # Errors
+    ///
+    /// There are processes or groups in it.
+    pub fn remove(&self, path: &str) -> Result<(), HierarchyError> {
+        let folder = self.folder(path);
+        match fs::remove_dir(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("remove the control group", &folder)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes every group of Carve's that is not in `kept` and in which nobody is: what killed
+    /// processes and former plans left.
+    pub fn sweep<'p>(&self, kept: impl IntoIterator<Item = &'p str>) {
+        let mut keep: BTreeSet<&str> = BTreeSet::new();
+        for path in kept {
+            let above = path.match_indices('/').map(|(end, _)| &path[..end]);
+            keep.extend(above.chain([path]));
+        }
+        self.sweep_below(TOP, &keep);
+    }
+
+    fn sweep_below(&self, path: &str, keep: &BTreeSet<&str>) {
+        let entries = fs::read_dir(self.folder(path)).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            // Whatever others may have put there stays.
+            if name.starts_with("carve-") {
+                self.sweep_below(&format!("{path}/{name}"), keep);
+            }
+        }
+        if !keep.contains(path) {
+            // In use: it is swept another time.
+            let _ = fs::remove_dir(self.folder(path));
+        }
+    }
+}
+
+/// Whether a file that should say `expected` does so with `found`.
+fn agrees(file: &str, expected: &str, found: &str) -> bool {
+    let rounded = |unit: u64| {
+        let number = |text: &str| text.parse::<u64>().ok().map(|bytes| bytes / unit);
+        number(expected).zip(number(found)).is_some_and(|(expected, found)| expected == found)
+    };
+    match file {
+        "io.max" => {
+            let of = |line: &str| -> BTreeMap<String, String> {
+                let pairs = line.split_whitespace().skip(1).filter_map(|word| word.split_once('='));
+                pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+            };
+            let device = expected.split(' ').next().unwrap_or_default();
+            let line = found.lines().find(|line| line.split(' ').next() == Some(device));
+            line.is_some_and(|line| of(line) == of(expected))
+        }
+        // The kernel counts in pages.
+        "memory.min" | "memory.max" => rounded(PAGE),
+        _ => expected == found,
+    }
+}
+
+#[cfg(test)]
+#[path = "hierarchy_test.rs"]
+mod hierarchy_test;

@@ -1,0 +1,14 @@
+//! Holding VMs to a plan: writing limits to the kernel, and reading them back.
+//!
+//! | file | what |
+//! |---|---|
+//! | `hierarchy` | control groups: made, limited, read back, removed |
+//! | `process` | what a VMM does to itself: its control group, CPUs, NUMA nodes, siblings, place in a shortage |
+//!
+//! Which limits, and for whom, is the [`plan`](crate::plan)'s business.
+
+mod hierarchy;
+mod process;
+
+pub use hierarchy::{Difference, Hierarchy, HierarchyError};
+pub use process::{ProcessError, Settings, affinity_of, pin};

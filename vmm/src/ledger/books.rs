@@ -1,0 +1,267 @@
+//! [`Ledger`]: what is promised, as a file under a lock.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use resources::config::Name;
+use resources::config::host::HostConfig;
+use resources::enforce::Hierarchy;
+use resources::inventory::{Host, HostError};
+use resources::plan::{Origin, Present};
+use serde::{Deserialize, Serialize};
+
+use crate::guests::files::{self, Lock};
+use crate::guests::{Entry, Id, Store};
+
+/// The version of the file. A newer Carve reads those of older ones.
+const VERSION: u32 = 1;
+
+/// What the file holds. Fields are only ever added within a version.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Books {
+    version: u32,
+    /// The host file as it was applied last.
+    config: HostConfig,
+    /// What is booked. Whether somebody runs is looked up.
+    present: Present,
+    /// The guests that bookings are for, where there are any yet.
+    #[serde(default)]
+    guests: BTreeMap<Name, Id>,
+}
+
+/// Why there is no ledger.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its file or lock.
+    #[error("cannot {what} {}: {source}", .path.display())]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On which.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// It is not to be understood.
+    #[error(
+        "the ledger {} is not what Carve wrote ({problem}); stop the VMs, remove it, and apply the host file again",
+        .path.display()
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Guests cannot be looked up.
+    #[error(transparent)]
+    Store(#[from] crate::guests::Error),
+    /// A disk cannot be removed.
+    #[error(transparent)]
+    Volume(#[from] Box<super::volume::Error>),
+    /// What the host has cannot be told.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+/// The ledger, opened: nobody else changes it until it is dropped.
+#[derive(Debug)]
+pub struct Ledger<'s> {
+    store: &'s Store,
+    path: PathBuf,
+    books: Books,
+    /// Whether bookings were void when it was opened.
+    settled: bool,
+    _lock: Lock,
+}
+
+fn path_in(store: &Store) -> PathBuf {
+    store.folders().state.join("ledger.json")
+}
+
+fn lock(path: &Path) -> Result<Lock, Error> {
+    let path = path.with_extension("lock");
+    Lock::wait(&path).map_err(|source| Error::File { what: "lock", path, source })
+}
+
+fn read(path: &Path) -> Result<Option<Books>, Error> {
+    let damaged = |problem: String| Error::Damaged { path: path.to_owned(), problem };
+    let books: Option<Books> = files::read(path).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            Error::File { what: "read", path: path.to_owned(), source: error }
+        }
+        _ => damaged(error.to_string()),
+    })?;
+    match books {
+        Some(books) if books.version > VERSION => {
+            Err(damaged(format!("version {}, which needs a newer Carve", books.version)))
+        }
+        books => Ok(books),
+    }
+}
+
+impl<'s> Ledger<'s> {
+    /// The ledger of the host, up to date; nothing where no host file was applied.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn open(store: &'s Store) -> Result<Option<Self>, Error> {
+        let path = path_in(store);
+        // Most users have none, and no folder to lock it in.
+        if !path.exists() {
+            return Ok(None);
+        }
+        let lock = lock(&path)?;
+        let Some(books) = read(&path)? else { return Ok(None) };
+        let mut ledger = Self { store, path, books, settled: false, _lock: lock };
+        ledger.settle();
+        Ok(Some(ledger))
+    }
+
+    /// The same, begun if there is none yet, for `config`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn begin(store: &'s Store, config: &HostConfig) -> Result<Self, Error> {
+        store.folders().make().map_err(crate::guests::Error::from)?;
+        let path = path_in(store);
+        let lock = lock(&path)?;
+        let books = read(&path)?.unwrap_or_else(|| Books {
+            version: VERSION,
+            config: config.clone(),
+            present: Present::default(),
+            guests: BTreeMap::new(),
+        });
+        let mut ledger = Self { store, path, books, settled: false, _lock: lock };
+        ledger.settle();
+        Ok(ledger)
+    }
+
+    /// What is booked on the host of `store`; nothing without a ledger.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn present(store: &'s Store) -> Result<Present, Error> {
+        Ok(Self::open(store)?.map(|ledger| ledger.books.present).unwrap_or_default())
+    }
+
+    /// Gives back what guests had that have ended. Whoever ends one does so; what is left then, the next
+    /// one that opens the ledger gives back.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn release(store: &'s Store) -> Result<(), Error> {
+        match Self::open(store)? {
+            Some(ledger) if ledger.settled => ledger.save(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks who lives: bookings of commands whose guests have ended are void, whoever ended them.
+    fn settle(&mut self) {
+        let before = self.books.present.bookings.len();
+        self.look();
+        self.settled = self.books.present.bookings.len() != before;
+    }
+
+    fn look(&mut self) {
+        let Books { present, guests, .. } = &mut self.books;
+        let store = self.store;
+        let mut names: BTreeMap<Name, Name> = BTreeMap::new();
+        present.bookings.retain(|name, booking| {
+            let entry = guests.get(name).and_then(|id| store.load(id).ok().flatten());
+            let status = entry.as_ref().and_then(|entry| entry.status().ok());
+            booking.running = status.as_ref().is_some_and(|status| status.vmm.is_some());
+            // Between two runs its monitor lives, and holds the share.
+            let held = booking.running || status.is_some_and(|status| status.monitor.is_some());
+            if let Some(entry) = entry.filter(|entry| entry.guest.name != *name) {
+                names.insert(name.clone(), entry.guest.name);
+            }
+            let stays = booking.origin == Origin::File || held;
+            if !stays && let Some(group) = &booking.cgroup {
+                // Its process may not be quite gone; then it is swept later.
+                let _ = Hierarchy::new().remove(&group.path);
+            }
+            stays
+        });
+        for (old, new) in names {
+            // Renamed by a command. A VM of the file keeps the file's name here.
+            let moves = present.bookings.get(&old).is_some_and(|b| b.origin == Origin::Command)
+                && !present.bookings.contains_key(&new);
+            if moves && let Some(mut booking) = present.bookings.remove(&old) {
+                booking.guest.name = new.clone();
+                if let Some(id) = guests.remove(&old) {
+                    guests.insert(new.clone(), id);
+                }
+                present.bookings.insert(new, booking);
+            }
+        }
+        guests.retain(|name, _| present.bookings.contains_key(name));
+    }
+
+    /// The host file as it was applied last.
+    pub fn config(&self) -> &HostConfig {
+        &self.books.config
+    }
+
+    /// What is booked.
+    pub fn booked(&self) -> &Present {
+        &self.books.present
+    }
+
+    /// The same, to be changed. Nothing is lasting before [`Self::save`].
+    pub(super) fn booked_mut(&mut self) -> &mut Present {
+        &mut self.books.present
+    }
+
+    /// Replaces everything: what holds from now on, and what is booked by it.
+    pub(super) fn replace(&mut self, config: HostConfig, present: Present) {
+        let Books { guests, .. } = &mut self.books;
+        guests.retain(|name, _| present.bookings.contains_key(name));
+        (self.books.config, self.books.present) = (config, present);
+    }
+
+    /// The guest that a booking is for.
+    ///
+    /// # Errors
+    ///
+    /// Its file cannot be read.
+    pub fn guest(&self, name: &Name) -> Result<Option<Entry>, Error> {
+        let Some(id) = self.books.guests.get(name) else { return Ok(None) };
+        Ok(self.store.load(id)?)
+    }
+
+    /// The name that the guest `id` has a booking by.
+    pub(super) fn name_of(&self, id: &Id) -> Option<&Name> {
+        self.books.guests.iter().find(|(_, other)| *other == id).map(|(name, _)| name)
+    }
+
+    /// Says which guest a booking is for.
+    pub(super) fn set_guest(&mut self, name: &Name, id: &Id) {
+        self.books.guests.insert(name.clone(), id.clone());
+    }
+
+    /// What this host has, pools included.
+    pub(super) fn host(config: &HostConfig) -> Result<Host, Error> {
+        let folders: Vec<PathBuf> = config.pools.values().map(|pool| pool.path.clone()).collect();
+        Ok(Host::read(Path::new("/"), &folders)?)
+    }
+
+    /// Makes it lasting.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written; what was in it before is then.
+    pub fn save(&self) -> Result<(), Error> {
+        files::write(&self.path, &self.books, true).map_err(|source| Error::File {
+            what: "write",
+            path: self.path.clone(),
+            source,
+        })
+    }
+}

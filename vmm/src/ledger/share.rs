@@ -1,0 +1,216 @@
+//! [`Share`]: what the process of a guest takes of a divided host before it runs the guest.
+//!
+//! The guest's own process books, after it has taken the lock that shows it lives: so a booking ends
+//! with it, however it ends.
+
+use std::fs;
+
+use resources::CpuSet;
+use resources::config::Name;
+use resources::config::host::HostConflict;
+use resources::enforce::{Hierarchy, HierarchyError, ProcessError, Settings};
+use resources::plan::{Booking, Cgroup, HostCpus, Origin, Owner, Present, admit};
+
+use super::books::{self, Ledger};
+use crate::guests::{Entry, Store};
+
+/// Why a guest gets no share of the host.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The ledger.
+    #[error(transparent)]
+    Books(#[from] books::Error),
+    /// It does not fit.
+    #[error("the host has no room for the guest {name}: {}", list(.conflicts))]
+    Refused {
+        /// Its name.
+        name: Name,
+        /// Everything that stands in the way.
+        conflicts: Vec<HostConflict>,
+    },
+    /// A control group.
+    #[error("the host's division cannot be enforced")]
+    Cgroup(#[from] HierarchyError),
+    /// The process.
+    #[error("the host's division cannot be enforced")]
+    Process(#[from] ProcessError),
+}
+
+fn list(conflicts: &[HostConflict]) -> String {
+    let texts: Vec<String> = conflicts
+        .iter()
+        .map(|conflict| {
+            let remedies = conflict.remedies.join("; or ");
+            let remedies =
+                if remedies.is_empty() { String::new() } else { format!("; {remedies}") };
+            format!("{} [{}]{remedies}", conflict.message, conflict.code)
+        })
+        .collect();
+    texts.join("; ")
+}
+
+/// A share of the host that this process has; a share of an undivided host is all of it.
+#[derive(Debug, Default)]
+pub struct Share {
+    group: Option<Group>,
+    /// The CPU of each vCPU; none where they run where they like.
+    pub pins: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Group {
+    hierarchy: Hierarchy,
+    path: String,
+    /// Where this process was before.
+    before: Option<String>,
+    /// Whether it goes with the guest.
+    temporary: bool,
+}
+
+impl Share {
+    /// Books the guest of `entry`, and moves this process, which has no other thread yet, to where it
+    /// is held to its share.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]; nothing is booked then.
+    pub fn take(store: &Store, entry: &Entry) -> Result<Self, Error> {
+        let Some(mut ledger) = Ledger::open(store)? else { return Ok(Self::default()) };
+        let name = ledger.name_of(&entry.guest.id).cloned();
+        let booked = name.and_then(|name| {
+            let booking = ledger.booked().bookings.get(&name)?;
+            (booking.origin == Origin::File).then(|| booking.clone())
+        });
+        let hierarchy = Hierarchy::new();
+        let (booking, above) = match booked {
+            Some(booking) => {
+                let above = booking.cgroup.as_ref().map(|own| above(&ledger, own));
+                (booking, above.transpose()?.unwrap_or_default())
+            }
+            None => book(&mut ledger, entry)?,
+        };
+        let share = Self::held(hierarchy, &booking, &above)?;
+        if booking.origin == Origin::Command {
+            // Only now: what cannot be enforced is not promised.
+            ledger.save()?;
+        }
+        Ok(share)
+    }
+
+    fn held(hierarchy: Hierarchy, booking: &Booking, above: &[Cgroup]) -> Result<Self, Error> {
+        let mut group = None;
+        if let Some(own) = booking.cgroup.as_ref().filter(|_| hierarchy.is_usable()) {
+            let before = own_group();
+            hierarchy.apply(above.iter().chain([own]))?;
+            hierarchy.enter(&own.path)?;
+            let temporary = booking.origin == Origin::Command;
+            group = Some(Group { hierarchy, path: own.path.clone(), before, temporary });
+        }
+        let share = Self { group, pins: pins(&booking.cpus) };
+        settings(booking).apply()?;
+        Ok(share)
+    }
+
+    /// Gives the share back at the end of the run. What this process can no longer do, the next command
+    /// does.
+    pub fn leave(self) {
+        let Some(Group { hierarchy, path, before: Some(before), temporary }) = self.group else {
+            return;
+        };
+        if hierarchy.enter(before.trim_start_matches('/')).is_ok() && temporary {
+            let _ = hierarchy.remove(&path);
+        }
+    }
+}
+
+/// Books a guest that a command started; what is returned is its booking, and the control groups that
+/// change for it.
+fn book(ledger: &mut Ledger<'_>, entry: &Entry) -> Result<(Booking, Vec<Cgroup>), Error> {
+    let config = ledger.config().clone();
+    let host = Ledger::host(&config)?;
+    let name = entry.guest.name.clone();
+    // Its own from before: between two runs it keeps its share, and is asked again whether it fits.
+    if let Some(old) = ledger.name_of(&entry.guest.id).cloned() {
+        ledger.booked_mut().bookings.remove(&old);
+    }
+    let guest = config.guest_of_command(name.clone(), entry.guest.config.clone());
+    let admission = admit(&config, &host, ledger.booked(), &guest)
+        .map_err(|conflicts| Error::Refused { name: name.clone(), conflicts })?;
+    let allocation = &admission.allocation;
+    let booking = Booking {
+        guest,
+        cpus: allocation.cpus.clone(),
+        cgroup: admission.cgroup().cloned(),
+        core_scheduling: allocation.core_scheduling,
+        oom_score_adj: allocation.oom_score_adj,
+        running: true,
+        origin: Origin::Command,
+    };
+    let changed = changed(ledger.booked_mut(), &admission.cgroups);
+    ledger.booked_mut().bookings.insert(name.clone(), booking.clone());
+    ledger.set_guest(&name, &entry.guest.id);
+    Ok((booking, changed))
+}
+
+/// The groups that are not those of VMs, and of VMs that are booked those that change; the bookings
+/// follow.
+fn changed(present: &mut Present, groups: &[Cgroup]) -> Vec<Cgroup> {
+    let mut changed = Vec::new();
+    for group in groups {
+        match &group.owner {
+            Owner::Host | Owner::Tenant(_) => changed.push(group.clone()),
+            Owner::Vm(name) => {
+                let Some(booking) = present.bookings.get_mut(name) else { continue };
+                if booking.cgroup.as_ref() != Some(group) {
+                    booking.cgroup = Some(group.clone());
+                    changed.push(group.clone());
+                }
+            }
+        }
+    }
+    changed
+}
+
+/// The groups above `own`, which are not there after the host was booted.
+fn above(ledger: &Ledger<'_>, own: &Cgroup) -> Result<Vec<Cgroup>, Error> {
+    let hierarchy = Hierarchy::new();
+    let parent = own.path.rsplit_once('/').map_or("", |(parent, _)| parent);
+    if hierarchy.folder(parent).exists() {
+        return Ok(Vec::new());
+    }
+    let config = ledger.config();
+    let host = Ledger::host(config)?;
+    let plan = resources::plan::plan(config, &host, ledger.booked(), Default::default());
+    Ok(plan.cgroups.into_iter().filter(|group| !matches!(group.owner, Owner::Vm(_))).collect())
+}
+
+/// The CPU of each vCPU.
+fn pins(cpus: &HostCpus) -> Vec<u32> {
+    match cpus {
+        HostCpus::Dedicated { pins, .. } => pins.clone(),
+        HostCpus::Shared { .. } => Vec::new(),
+    }
+}
+
+fn settings(booking: &Booking) -> Settings {
+    let (cpus, nodes) = match &booking.cpus {
+        HostCpus::Dedicated { workers, nodes, .. } => (workers.clone(), nodes.clone()),
+        // Their control group says where they run, and may change; a mask of their own would not.
+        HostCpus::Shared { cpus, .. } => {
+            let held = booking.cgroup.as_ref().is_some_and(|g| !g.unenforced.contains("cpuset"));
+            (if held { CpuSet::default() } else { cpus.clone() }, CpuSet::default())
+        }
+    };
+    Settings {
+        cpus,
+        nodes,
+        core_scheduling: booking.core_scheduling,
+        oom_score_adj: booking.oom_score_adj,
+    }
+}
+
+/// The control group of this process, of version 2.
+fn own_group() -> Option<String> {
+    let listed = fs::read_to_string("/proc/self/cgroup").ok()?;
+    listed.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+}
