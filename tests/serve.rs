@@ -87,12 +87,13 @@ fn activated(host: &Host, listener: &UnixListener, arguments: &str) -> Child {
     command.arg(carve.get_program()).args(carve.get_args());
     command.envs(carve.get_envs().filter_map(|(key, value)| Some((key, value?))));
     let pass = move || {
-        // SAFETY: dup2(2) is async-signal-safe, and leaves the copy open over exec.
-        if unsafe { libc::dup2(fd, 3) } == 3 {
-            Ok(())
-        } else {
-            Err(std::io::Error::last_os_error())
-        }
+        let passed = match fd {
+            // SAFETY: fcntl(2) is async-signal-safe; it is to stay open over exec.
+            3 => unsafe { libc::fcntl(fd, libc::F_SETFD, 0) },
+            // SAFETY: so is dup2(2), whose copy stays open over exec.
+            _ => unsafe { libc::dup2(fd, 3) },
+        };
+        if passed < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
     };
     // SAFETY: the closure does nothing else.
     unsafe { command.pre_exec(pass) };

@@ -21,6 +21,7 @@ use crate::clock::now;
 use crate::guests::log::{Query, Reader};
 use crate::guests::report::{List, Report, Summary};
 use crate::guests::{Entry, Filters, State, Store, life, sampling};
+use crate::ledger;
 
 /// How long a guest has to end by itself, in seconds, unless told otherwise.
 const STOP: u64 = 10;
@@ -80,19 +81,16 @@ pub static ROUTES: &[Route<Host>] = &[
         )
     },
     Route {
-        query: &[yes("force", "Whether it is killed if it runs; no unless told otherwise")],
+        query: &[
+            yes("force", "Whether it is killed if it runs; no unless told otherwise"),
+            yes("volumes", "Whether its disks in pools go, too; no unless told otherwise"),
+        ],
         ..route(
             Method::Delete,
             ONE,
             "removeGuest",
             "Remove a guest and what Carve keeps about it",
-            |host, call| {
-                let force = call.flag("force", false)?;
-                act(host, call, move |store, entry| {
-                    life::repair(store, entry)?;
-                    life::remove(store, entry, force)
-                })
-            },
+            remove,
         )
     },
     verb(
@@ -334,6 +332,19 @@ fn update(host: &Host, call: &Call<'_>) -> Result<Handled, Problem> {
             Some(name) => store.rename(entry, name).map_err(Problem::from),
             None => Ok(()),
         }
+    })
+}
+
+fn remove(host: &Host, call: &Call<'_>) -> Result<Handled, Problem> {
+    let (force, volumes) = (call.flag("force", false)?, call.flag("volumes", false)?);
+    act(host, call, move |store, entry| {
+        life::repair(store, entry)?;
+        life::remove(store, entry, force)?;
+        if entry.guest.of_file {
+            ledger::forget(store, &entry.guest.name, volumes)
+                .map_err(|error| Problem::new(Kind::Failed, crate::explain(&error)))?;
+        }
+        Ok::<_, Problem>(())
     })
 }
 
