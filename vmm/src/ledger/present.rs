@@ -119,7 +119,7 @@ impl Ledger<'_> {
     }
 }
 
-/// [`plan`] for the host of `store`, whether a host file was applied before or not.
+/// [`plan()`] for the host of `store`, whether a host file was applied before or not.
 ///
 /// # Errors
 ///
