@@ -173,6 +173,7 @@ fn run(
         control,
         announce: |_| {},
         pins: Vec::new(),
+        pause_when_full: Vec::new(),
     })
 }
 

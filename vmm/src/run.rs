@@ -2,6 +2,7 @@
 //! from the control interface is carried out in `obey`.
 
 mod obey;
+mod room;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -43,6 +44,8 @@ use crate::resets::{self, Resets};
 use crate::signals::Signals;
 use crate::timings::Timings;
 
+use self::room::Room;
+
 /// What to run, and how.
 #[derive(Debug)]
 pub struct RunOptions {
@@ -62,6 +65,8 @@ pub struct RunOptions {
     pub announce: fn(&str),
     /// The host CPU of each vCPU; those without one run where the process may.
     pub pins: Vec<u32>,
+    /// Folders that must not become full: the guest is paused then.
+    pub pause_when_full: Vec<PathBuf>,
 }
 
 /// How a guest is known to its host, and where it takes commands.
@@ -103,6 +108,8 @@ pub enum Notice {
     PowerButton,
     /// Something about it was changed: what, and how.
     Updated(String),
+    /// It is about to be paused, as the file system below this folder is full.
+    Full(PathBuf),
 }
 
 impl Notice {
@@ -115,6 +122,7 @@ impl Notice {
             Self::Resumed => ("resumed", None),
             Self::PowerButton => ("power-button", None),
             Self::Updated(what) => ("updated", Some(("what", what.clone()))),
+            Self::Full(folder) => ("disk-full", Some(("folder", folder.display().to_string()))),
         }
     }
 }
@@ -181,6 +189,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         mut control,
         announce,
         pins,
+        pause_when_full,
     } = options;
     let timings = Arc::new(Timings::new(start));
     // Before any thread: all of them inherit the signal mask.
@@ -255,6 +264,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         resets: Resets::default(),
         control,
         happened,
+        room: Room::in_folders(pause_when_full),
         started_at: clock::now(),
     };
     run.resize_consoles();
@@ -286,6 +296,7 @@ struct Run<'a> {
     control: Control,
     /// What the control interface tells.
     happened: Events,
+    room: Room,
     /// In milliseconds since 1970.
     started_at: u64,
 }
@@ -347,7 +358,10 @@ impl Run<'_> {
                     // A console that takes nothing any more has been reported already.
                     let _ = self.output.write_all(text.as_bytes());
                 }
-                Request::Tick => self.context.sources.follow_host(),
+                Request::Tick => {
+                    self.context.sources.follow_host();
+                    self.pause_if_full(machine);
+                }
                 Request::WindowResized => self.resize_consoles(),
                 Request::Continued => {
                     if let Some(on_continue) = self.on_continue {

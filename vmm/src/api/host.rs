@@ -84,7 +84,9 @@ impl From<guests::Error> for Problem {
 impl From<life::Error> for Problem {
     fn from(error: life::Error) -> Self {
         let kind = match &error {
-            life::Error::Store(_) | life::Error::Host { .. } => Kind::Failed,
+            life::Error::Store(_) | life::Error::Ledger(_) | life::Error::Host { .. } => {
+                Kind::Failed
+            }
             life::Error::State { .. } => Kind::State,
             life::Error::Start { .. } => Kind::Start,
             life::Error::Api { source, .. } => kind_of(source),

@@ -49,7 +49,7 @@ pub enum Error {
         /// Who has it.
         id: Id,
     },
-    /// It has its name from elsewhere.
+    /// The host file names it.
     #[error("{0} is a VM of the host file; rename it there, and apply the file (carve apply)")]
     OfFile(Name),
     /// Nobody is called so.

@@ -16,6 +16,7 @@ use super::spawn;
 use super::status::{State, Status};
 use super::store::{self, Entry, Store};
 use crate::api::client::{self, Client};
+use crate::ledger;
 
 /// How long a monitor has to write down an end, or a control interface to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,6 +33,9 @@ pub enum Error {
     /// Its files.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// What was promised to it.
+    #[error(transparent)]
+    Ledger(ledger::Error),
     /// It is in another state than the command needs.
     #[error("the guest {name} is {state}; {remedy}")]
     State {
@@ -314,7 +318,14 @@ pub fn remove(store: &Store, entry: &mut Entry, force: bool) -> Result<(), Error
         }
     }
     match lock_idle(entry, false) {
-        Ok(Some(_lock)) => Ok(store.remove(entry)?),
+        Ok(Some(_lock)) => {
+            store.remove(entry)?;
+            if entry.guest.of_file {
+                // What the host file has no more holds its share no longer.
+                ledger::forget(store, &entry.guest.name, false).map_err(Error::Ledger)?;
+            }
+            Ok(())
+        }
         Ok(None) => {
             let (name, state) = (entry.guest.name.to_string(), State::Running);
             let remedy = "another command started it meanwhile; try again";

@@ -119,7 +119,7 @@ fn guest(
             // One that was paused and reset runs again.
             Notice::Started | Notice::Resumed | Notice::Reset => Some(Letter::Running),
             Notice::Paused => Some(Letter::Paused),
-            Notice::PowerButton | Notice::Updated(_) => None,
+            Notice::PowerButton | Notice::Updated(_) | Notice::Full(_) => None,
         };
         let (event, details) = notice.words();
         if let Some(letter) = letter
@@ -146,6 +146,7 @@ fn guest(
         },
         announce: setup.announce,
         pins: share.pins.clone(),
+        pause_when_full: share.pools.clone(),
     };
     let outcome = run::run(options);
     share.leave();

@@ -34,6 +34,19 @@ impl Run<'_> {
         Ok(Answer::Done)
     }
 
+    /// Pauses the guest while there is no room for what it writes.
+    pub(super) fn pause_if_full(&mut self, machine: &mut Machine) {
+        let Some(folder) = self.room.full().filter(|_| !machine.is_paused()) else { return };
+        tracing::warn!(
+            "{} is full: the guest is paused; make room, then unpause it",
+            folder.display()
+        );
+        self.notify(Notice::Full(folder.to_owned()));
+        if let Err(refusal) = self.pause(machine) {
+            tracing::warn!("it could not be paused: {refusal:?}");
+        }
+    }
+
     fn resume(&mut self, machine: &mut Machine) -> Reply {
         if !machine.is_paused() {
             return Err(Refusal::State("the guest is not paused".to_owned()));
