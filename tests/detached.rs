@@ -133,13 +133,15 @@ fn a_paused_guest_stands_still_and_has_the_right_time_afterwards() {
 
 #[test]
 fn who_attaches_to_a_virtio_console_types_there_and_the_guest_has_the_size_of_their_window() {
-    let script = "read line; size() { for i in $(seq 300); do [ \"$(stty size)\" != \"$1\" ] || break; sleep 0.1; done; \
+    let script = "echo listening; read line; size() { for i in $(seq 300); do [ \"$(stty size)\" != \"$1\" ] || break; sleep 0.1; done; \
         echo size=$(stty size)=; }; size '43 132'; echo typed=$line=; size '30 100'";
     let _remote =
         Detached::start("remote", &Guest::new(DEFAULT).with("--console stdio"), Some(script));
     let pty = Pty::open();
     pty.resize(132, 43);
     let mut attached = Running::start_on(carve().args(["attach", "remote"]), &pty);
+    // What is typed before somebody reads may be thrown away by the guest.
+    attached.wait_for("listening", BOOT);
     attached.send(b"by hand\n");
     attached.wait_for("size=43 132=", BOOT);
     attached.wait_for("typed=by hand=", BOOT);
