@@ -310,6 +310,9 @@ fn guests_of_commands_fit_beside_the_file_and_give_back_what_they_had() {
     // 7 CPUs, 4 of a's own and 2 promised to x.
     run("y", "--cpus 2").refused(&["no room", "cpu-"]);
     run("a", "").refused(&["taken"]);
+    divided.carve("rm -f a").ok();
+    run("a", "").refused(&["a VM of the host file"]);
+    assert_eq!(divided.apply(), "a: started");
     assert_eq!(divided.host.state("y"), "exited");
     divided.host.kill_9("x", &["pid", "monitor_pid"]);
     divided.carve("start y").ok();

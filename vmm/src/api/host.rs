@@ -73,7 +73,7 @@ impl From<guests::Error> for Problem {
         let kind = match &error {
             guests::Error::NotFound(_) => Kind::NotFound,
             guests::Error::Ambiguous { .. } => Kind::Ambiguous,
-            guests::Error::NameTaken { .. } => Kind::NameTaken,
+            guests::Error::NameTaken { .. } | guests::Error::InFile(_) => Kind::NameTaken,
             guests::Error::OfFile(_) => Kind::State,
             _ => Kind::Failed,
         };

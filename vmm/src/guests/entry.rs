@@ -49,6 +49,9 @@ pub enum Error {
         /// Who has it.
         id: Id,
     },
+    /// The host file has it.
+    #[error("{0} is the name of a VM of the host file; choose another")]
+    InFile(Name),
     /// The host file names it.
     #[error("{0} is a VM of the host file; rename it there, and apply the file (carve apply)")]
     OfFile(Name),

@@ -17,6 +17,7 @@ use super::id::{Id, random_name};
 use super::journal::Journal;
 use super::record::{Ended, Record};
 use crate::clock::now;
+use crate::ledger;
 
 /// What a new guest is made from.
 #[derive(Clone, Debug)]
@@ -78,7 +79,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The name is taken, or a file cannot be written.
+    /// The name is taken, also by a VM of the host file, or a file cannot be written.
     pub fn create(&self, new: New) -> Result<Entry, Error> {
         self.folders.make()?;
         let _names = self.lock_names()?;
@@ -88,6 +89,9 @@ impl Store {
         };
         if let Some(id) = self.holder(&name) {
             return Err(Error::NameTaken { name, id });
+        }
+        if !new.of_file && ledger::has_name(self, &name) {
+            return Err(Error::InFile(name));
         }
         let id = Id::random().map_err(failed("draw an id for a guest in", &self.folders.state))?;
         let guest = Guest {

@@ -137,6 +137,13 @@ pub fn plan_here(
     }
 }
 
+/// Whether the host file, as it was applied last, has a VM called `name`. A ledger that cannot be read
+/// says so to whoever starts a guest.
+pub fn has_name(store: &Store, name: &Name) -> bool {
+    let ledger = Ledger::open(store).ok().flatten();
+    ledger.is_some_and(|ledger| ledger.config().guests.contains_key(name))
+}
+
 /// Forgets what is booked for a VM whose guest was removed, unless the host file still has it; with
 /// `volumes` removes its disks in pools. Returns whether there was anything.
 ///
