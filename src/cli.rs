@@ -24,9 +24,9 @@ use resources::config::{
 
 use self::confine::ConfineFlags;
 use self::guests::{
-    AttachArgs, EventsArgs, InspectArgs, KeepFlags, KillArgs, LogsArgs, MonitorArgs, PauseArgs,
-    PruneArgs, PsArgs, RenameArgs, RestartArgs, RmArgs, StartArgs, StatsArgs, StopArgs,
-    UnpauseArgs, UpdateArgs, VmmArgs, WaitArgs,
+    ApiSpecArgs, AttachArgs, EventsArgs, InspectArgs, KeepFlags, KillArgs, LogsArgs, MonitorArgs,
+    PauseArgs, PruneArgs, PsArgs, RenameArgs, RestartArgs, RmArgs, ServeArgs, StartArgs, StatsArgs,
+    StopArgs, UnpauseArgs, UpdateArgs, VmmArgs, WaitArgs,
 };
 use self::host::{
     ApplyArgs, CapacityArgs, ConfigArgs, DownArgs, InventoryArgs, PlanArgs, SchemaArgs, VerifyArgs,
@@ -60,8 +60,8 @@ pub enum Verb {
     Logs(LogsArgs),
     Attach(AttachArgs),
     Events(EventsArgs),
-    /// Print the description of a guest's control interface, in OpenAPI 3.1
-    ApiSpec,
+    Serve(ServeArgs),
+    ApiSpec(ApiSpecArgs),
     /// Print what all guests do, for Prometheus
     Metrics,
     Wait(WaitArgs),

@@ -8,7 +8,6 @@
 mod cli;
 mod exit;
 mod log;
-mod preflight;
 mod terminal;
 mod verbs;
 
@@ -41,7 +40,8 @@ fn main() -> ExitCode {
         Verb::Rm(args) => verbs::rm::run(&args),
         Verb::Ps(args) => verbs::ps::run(&args),
         Verb::Inspect(args) => verbs::inspect::run(&args),
-        Verb::ApiSpec => verbs::api_spec::run(),
+        Verb::Serve(args) => verbs::serve::run(&args),
+        Verb::ApiSpec(args) => verbs::api_spec::run(&args),
         Verb::Metrics => verbs::metrics::run(),
         Verb::Logs(args) => verbs::logs::run(&args),
         Verb::Attach(args) => verbs::attach::run(&args),

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use support::payload::{self, elf};
-use support::{Finished, Running, carve, have_kvm, store};
+use support::{Finished, Running, carve, store};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -110,13 +110,7 @@ fn forward(to: PathBuf) -> SocketAddr {
     address
 }
 
-macro_rules! kvm_tests {
-    ($($(#[$attribute:meta])* fn $name:ident() $body:block)+) => {
-        $($(#[$attribute])* #[test] fn $name() { if have_kvm() { $body } })+
-    };
-}
-
-kvm_tests! {
+support::kvm_tests! {
     fn a_guest_answers_over_its_socket() {
         let guest = Guest::start("asked", payload::spin(), &[]);
         let (status, body) = guest.ask("GET", "/v1/vm", "");
@@ -257,13 +251,18 @@ kvm_tests! {
         let disk = tempfile::NamedTempFile::new().unwrap();
         disk.as_file().set_len(MIB).unwrap();
         let path = format!("path={},iops=400", disk.path().display());
-        let _guest = Guest::start("busy", payload::disk_pci(), &["--disk", &path]);
+        let guest = Guest::start("busy", payload::disk_pci(), &["--disk", &path]);
         let list: Value = serde_json::from_str(&done(&["stats", "--no-stream", "--format", "json", "busy"]).text()).unwrap();
         let (one, none) = (&list["guests"][0], &list["guests"][1]);
         assert_eq!((&list["version"], &one["name"], &one["memory"], none), (&1.into(), &"busy".into(), &(128 * MIB).into(), &Value::Null));
         let written = one["disk_written"].as_u64().unwrap();
         assert!(written > 100 * 512 && written < 500 * 512, "{one}");
         assert!(one["cpu_percent"].as_f64().unwrap() > 0.0 && one["memory_held"].as_u64().unwrap() > 0, "{one}");
+
+        let (_, metrics) = guest.ask("GET", "/v1/metrics", "");
+        // Its driver polls, and wants none.
+        let interrupts = format!("carve_guest_interrupts_total{{id=\"{}\",name=\"busy\",kind=\"disk\",device=\"disk0\",queue=\"0\"}} 0", guest.id);
+        assert!(metrics.lines().any(|line| line == interrupts), "{metrics}");
 
         let mut command = carve();
         let mut stats = command.args(["stats", "--format", "json", "busy"]).stdout(Stdio::piped()).spawn().unwrap();

@@ -7,19 +7,13 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::inside::Guest;
-use support::{have_kvm, payload};
+use support::payload;
 use vmm::api::types::{
     BalloonUpdate, ConsoleSize, DiskUpdate, LimitsUpdate, NetUpdate, Statistics,
 };
 use vmm::{End, Notice};
 
 const MIB: u64 = 1 << 20;
-
-macro_rules! kvm_tests {
-    ($(fn $name:ident() $body:block)+) => {
-        $(#[test] fn $name() { if have_kvm() { $body } })+
-    };
-}
 
 /// A guest that writes to the disk `data` all the time, and the disk.
 fn writer() -> (Guest, tempfile::NamedTempFile) {
@@ -35,7 +29,7 @@ fn size(size: u64) -> DiskUpdate {
     DiskUpdate { size: Some(size), ..DiskUpdate::default() }
 }
 
-kvm_tests! {
+support::kvm_tests! {
     fn a_disk_grows_while_it_is_written_and_while_the_guest_is_paused() {
         let (mut guest, disk) = writer();
         guest.change("disks/data", &size(2 * MIB)).unwrap();

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::termios::tcgetattr;
 use support::host::{Host, run_of, until};
+use support::payload;
 use support::pty::Pty;
-use support::{have_kvm, payload};
 
 /// A command that goes on, and what it prints.
 struct Going {
@@ -82,13 +82,7 @@ fn guest(host: &Host, code: &[u8]) -> tempfile::TempPath {
     kernel
 }
 
-macro_rules! kvm_tests {
-    ($(fn $name:ident() $body:block)+) => {
-        $(#[test] fn $name() { if have_kvm() { $body } })+
-    };
-}
-
-kvm_tests! {
+support::kvm_tests! {
     fn the_log_has_what_a_guest_said_in_all_its_runs() {
         let host = Host::new();
         let _kernel = guest(&host, payload::hello());
@@ -193,6 +187,22 @@ kvm_tests! {
             one.ends(0);
         }
         host.carve("attach web").refused(&["web does not run", "carve start"]);
+    }
+
+    fn the_end_of_a_guest_that_is_removed_with_it_is_told_to_who_watched() {
+        let host = Host::new();
+        let kernel = payload::elf(payload::echo());
+        for (code, end) in [(137, "kill web"), (143, "kill -s TERM web")] {
+            host.carve(&run_of(&kernel, "web", "--rm")).ok();
+            let (mut attached, waiting) = (Going::start(&host, "attach web"), Going::start(&host, "wait web"));
+            attached.kind("hi");
+            attached.shows("hi");
+            host.carve(end).ok();
+            attached.ends(code);
+            waiting.shows(&format!("{code}\n"));
+            waiting.ends(0);
+            until(|| host.guests().is_empty());
+        }
     }
 
     fn the_detach_keys_leave_a_terminal_as_it_was_and_the_guest_running() {

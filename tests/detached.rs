@@ -9,8 +9,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
-use support::carve;
 use support::guests::{BOOT, DEFAULT, Guest, assert_clean, root_image};
+use support::networks::Interface;
+use support::pty::Pty;
+use support::{Running, carve};
 
 /// Removes its guest in the end.
 struct Detached(&'static str);
@@ -127,4 +129,55 @@ fn a_paused_guest_stands_still_and_has_the_right_time_afterwards() {
     let log = clock.carve(&["logs"]);
     assert!(!log.contains("lockup") && !log.contains("stalls"), "{log}");
     clock.carve(&["kill"]);
+}
+
+#[test]
+fn who_attaches_to_a_virtio_console_types_there_and_the_guest_has_the_size_of_their_window() {
+    let script = "echo listening; read line; size() { for i in $(seq 300); do [ \"$(stty size)\" != \"$1\" ] || break; sleep 0.1; done; \
+        echo size=$(stty size)=; }; size '43 132'; echo typed=$line=; size '30 100'";
+    let _remote =
+        Detached::start("remote", &Guest::new(DEFAULT).with("--console stdio"), Some(script));
+    let pty = Pty::open();
+    pty.resize(132, 43);
+    let mut attached = Running::start_on(carve().args(["attach", "remote"]), &pty);
+    // What is typed before somebody reads may be thrown away by the guest.
+    attached.wait_for("listening", BOOT);
+    attached.send(b"by hand\n");
+    attached.wait_for("size=43 132=", BOOT);
+    attached.wait_for("typed=by hand=", BOOT);
+    pty.resize(100, 30);
+    attached.signal(libc::SIGWINCH);
+    attached.wait_for("size=30 100=", BOOT);
+    attached.finish(BOOT).expect(0);
+}
+
+#[test]
+fn a_network_device_is_changed_while_its_guest_runs() {
+    let tap = Interface::tap();
+    let script = format!(
+        "{}; while :; do echo carrier=$(cat /sys/class/net/eth0/carrier)=answers=$(ping -q -f -w 2 {} | \
+         sed -n 's/.* \\([0-9]*\\) received.*/\\1/p')=; done",
+        tap.set_up(1),
+        tap.host()
+    );
+    let guest = Guest::debian(DEFAULT, "ext4").with(&format!("--net tap={}", tap.name()));
+    let changed = Detached::start("changed", &guest, Some(&script));
+    // Of the last two seconds: the carrier, and how many pings were answered.
+    let wait_for = |wanted: &dyn Fn(&str, u32) -> bool| {
+        changed.wait_for(|log| {
+            let line = log
+                .lines()
+                .rev()
+                .find(|line| line.starts_with("carrier=") && line.ends_with('='))?;
+            let told: Vec<_> = line.split('=').collect();
+            wanted(told[1], told[3].parse().ok()?).then_some(())
+        });
+    };
+    wait_for(&|carrier, answers| carrier == "1" && answers > 60);
+    changed.carve(&["update", "--net", "net0,tx-packets=5"]);
+    wait_for(&|carrier, answers| carrier == "1" && (1..=20).contains(&answers));
+    changed.carve(&["update", "--net", "net0,link=down,tx-packets=0"]);
+    wait_for(&|carrier, answers| carrier == "0" && answers == 0);
+    changed.carve(&["update", "--net", "net0,link=up"]);
+    wait_for(&|carrier, answers| carrier == "1" && answers > 60);
 }

@@ -310,7 +310,10 @@ fn guests_of_commands_fit_beside_the_file_and_give_back_what_they_had() {
     // 7 CPUs, 4 of a's own and 2 promised to x.
     run("y", "--cpus 2").refused(&["no room", "cpu-"]);
     run("a", "").refused(&["taken"]);
-    assert_eq!(divided.host.state("y"), "created");
+    divided.carve("rm -f a").ok();
+    run("a", "").refused(&["a VM of the host file"]);
+    assert_eq!(divided.apply(), "a: started");
+    assert_eq!(divided.host.state("y"), "exited");
     divided.host.kill_9("x", &["pid", "monitor_pid"]);
     divided.carve("start y").ok();
     assert_eq!(booked(), ["a", "y"]);
@@ -444,4 +447,66 @@ fn after_the_host_restarts_a_start_makes_the_groups_again() {
     assert_eq!(group("cpuset.cpus.partition"), "root");
     divided.apply();
     divided.verify();
+}
+
+#[test]
+fn a_guest_pauses_while_its_pool_is_full() {
+    let divided = Divided::new();
+    let pool = divided.path("pool");
+    fs::create_dir(&pool).unwrap();
+    let mount = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("mount");
+        assert!(command.args(arguments).arg(&pool).status().unwrap().success());
+    };
+    mount(&["-t", "tmpfs", "-o", "size=200m", "tmpfs"]);
+    divided.write(
+        "[host]\nreserve = { cpus = \"0\" }\n[pool.p]\npath = \"pool\"\n[pool.q]\npath = \"pool\"\non_full = \"error\"\n\
+         [defaults]\nkernel = \"halt\"\nmemory = \"64MiB\"\n\
+         [vm.a]\ndisk.d = { pool = \"p\", size = \"32MiB\" }\n[vm.b]\ndisk.d = { pool = \"q\", size = \"32MiB\" }\n",
+    );
+    divided.apply();
+    fs::write(pool.join("other"), vec![1; 150 << 20]).unwrap();
+    until(|| divided.host.state("a") == "paused");
+    let events = fs::read_to_string(divided.path("state/events.ndjson")).unwrap();
+    assert!(events.contains("\"disk-full\""), "{events}");
+    assert_eq!(divided.host.state("b"), "running");
+    fs::remove_file(pool.join("other")).unwrap();
+    divided.carve("unpause a").ok();
+    thread::sleep(Duration::from_secs(5));
+    assert_eq!(divided.host.state("a"), "running");
+    divided.carve("rm -f a b").ok();
+    assert!(std::process::Command::new("umount").arg("-l").arg(&pool).status().unwrap().success());
+}
+
+#[test]
+fn the_example_divides_a_host_between_stock_kernels() {
+    let divided = Divided::new();
+    let add = "ip link add br0 type bridge && ip link set br0 up";
+    assert!(std::process::Command::new("sh").args(["-c", add]).status().unwrap().success());
+    let stock = support::guests::Guest::new(support::guests::DEFAULT);
+    let (kernel, initrd) = (stock.kernel_path(), stock.initrd_path());
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/two-tenants.toml");
+    let file = format!(
+        "{} --set defaults.kernel={} --set defaults.initrd={} --set pool.fast.path={}",
+        example.display(),
+        kernel.display(),
+        initrd.display(),
+        divided.path("pool").display()
+    );
+    divided.carve(&format!("apply {file}")).ok();
+    divided.verify();
+    let names = ["build", "db", "test-1", "test-2", "web-1", "web-2"];
+    for name in names {
+        until(|| divided.carve(&format!("logs {name}")).out.contains("Linux version"));
+        assert_eq!(divided.host.state(name), "running");
+    }
+    assert_eq!(divided.carve(&format!("plan {file}")).code, 0);
+    // Another hour of work for the tenant's database: half the CPUs of its web servers.
+    let less = format!("{file} --set vm.web.cpu.max=0.75");
+    let changed = divided.carve(&format!("apply {less}")).ok();
+    assert_eq!(changed.lines().count(), 2, "{changed}");
+    divided.verify();
+    let mut downs = divided.carve("down -t 0").ok().lines().map(str::to_owned).collect::<Vec<_>>();
+    downs.sort();
+    assert_eq!(downs, names.map(|name| format!("{name}: stopped")));
 }

@@ -154,6 +154,8 @@ kvm_tests! {
             let (call, name) = [(libc::SYS_execve, "execve"), (libc::SYS_ptrace, "ptrace")][number % 2];
             inject(tid, call);
             until(|| jailed.host.state("web") == "exited");
+            // Its monitor writes it down once it is gone.
+            until(|| jailed.host.inspect("web")["last_run"]["ended"].is_object());
             let ended = &jailed.host.inspect("web")["last_run"]["ended"];
             assert_eq!((ended["kind"].as_str(), ended["exit_code"].as_u64()), (Some("forbidden-call"), Some(159)), "{ended}");
             let message = ended["message"].as_str().unwrap();

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use support::payload::{self, elf};
-use support::{Finished, Running, have_kvm, on_ending_signals, run};
+use support::{Finished, Running, on_ending_signals, run};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -18,13 +18,7 @@ fn guest(code: &[u8], arguments: &[&str]) -> Finished {
     Running::start(run(&kernel).args(["--memory", "128MiB"]).args(arguments)).finish(SOON)
 }
 
-macro_rules! kvm_tests {
-    ($($(#[$attribute:meta])* fn $name:ident() $body:block)+) => {
-        $($(#[$attribute])* #[test] fn $name() { if have_kvm() { $body } })+
-    };
-}
-
-kvm_tests! {
+support::kvm_tests! {
     fn power_off_exits_with_0_and_prints_nothing() {
         let finished = guest(payload::power_off(), &[]).expect(0);
         assert_eq!((finished.text(), finished.stderr), (String::new(), String::new()));

@@ -10,13 +10,7 @@ use serde_json::Value;
 use support::host::{Host, run_of, spinning, until};
 use support::{have_kvm, payload};
 
-macro_rules! kvm_tests {
-    ($($(#[$attribute:meta])* fn $name:ident() $body:block)+) => {
-        $($(#[$attribute])* #[test] fn $name() { if have_kvm() { $body } })+
-    };
-}
-
-kvm_tests! {
+support::kvm_tests! {
     fn a_detached_guest_runs_until_it_is_stopped_and_is_there_until_it_is_removed() {
         let host = Host::new();
         let kernel = payload::elf(payload::spin());

@@ -8,17 +8,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use support::inside::Guest;
-use support::{have_kvm, payload};
+use support::payload;
 use vmm::api::types::{RunState, Vm};
 use vmm::{End, Notice};
 
 const A_WHILE: Duration = Duration::from_millis(300);
-
-macro_rules! kvm_tests {
-    ($(fn $name:ident() $body:block)+) => {
-        $(#[test] fn $name() { if have_kvm() { $body } })+
-    };
-}
 
 fn state(guest: &mut Guest) -> RunState {
     guest.get::<Vm>("vm").state
@@ -81,7 +75,7 @@ fn pause_often(guest: &mut Guest) {
     assert!(pauses[100] < quick && resumes[100] < quick);
 }
 
-kvm_tests! {
+support::kvm_tests! {
     fn a_paused_guest_stands_still_and_a_resumed_one_goes_on() {
         let mut guest = Guest::start(payload::echo(), "vcpus = 4");
         guest.send(b"a");

@@ -14,6 +14,7 @@
 #[cfg(test)]
 mod allocations;
 pub mod bus;
+mod count;
 pub mod interrupt;
 pub mod ioapic;
 pub mod legacy;

@@ -1,14 +1,15 @@
 //! Arguments of the verbs that act on guests known by name or id.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
 use resources::Size;
 use resources::config::Name;
-use vmm::guests::Restart;
+use vmm::guests::{InvalidLabel, Restart, check_label};
 
 use super::moment::Moment;
 use super::update::{DiskChange, NetChange};
@@ -31,12 +32,9 @@ pub struct KeepFlags {
     pub labels: Vec<(String, String)>,
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+fn label(text: &str) -> Result<(String, String), InvalidLabel> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
-    let control = |text: &str| text.chars().any(char::is_control);
-    if key.is_empty() || control(key) || control(value) {
-        return Err("a label is KEY=VALUE, of which KEY may not be empty and neither may hold control characters".into());
-    }
+    check_label(key, value)?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -324,6 +322,28 @@ pub struct StatsArgs {
     /// Name or id of a guest, or the beginning of one; without any, all that run
     #[arg(value_name = "GUEST", add = ArgValueCompleter::new(completions::guests))]
     pub guests: Vec<String>,
+}
+
+/// Serve the control interface of all guests, over HTTP on a unix socket
+///
+/// Started by systemd for a socket of its (see systemd.socket(5)), it serves that one.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Where to listen, for this user and root alone
+    /// [default: host.sock beside the sockets of running guests]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: Option<PathBuf>,
+    /// End after so many seconds without clients; to be started again by systemd when there is one
+    #[arg(long, value_name = "SECONDS")]
+    pub idle_exit: Option<u32>,
+}
+
+/// Print the description of a guest's control interface, in OpenAPI 3.1
+#[derive(Debug, Args)]
+pub struct ApiSpecArgs {
+    /// That of the interface of all guests, which `carve serve` serves
+    #[arg(long)]
+    pub host: bool,
 }
 
 /// Remove all guests that have ended

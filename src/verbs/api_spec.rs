@@ -1,9 +1,10 @@
-//! `carve api-spec`: the control interface of guests, described for programs.
+//! `carve api-spec`: the control interfaces, described for programs.
 
 use std::process::ExitCode;
 
-use vmm::api::routes;
+use vmm::api::{host, routes};
 
+use crate::cli::guests::ApiSpecArgs;
 use crate::exit;
 
 /// Prints the OpenAPI document.
@@ -11,7 +12,8 @@ use crate::exit;
 /// # Errors
 ///
 /// The description cannot be written as JSON, which is a bug.
-pub fn run() -> Result<ExitCode, super::Error> {
-    let text = serde_json::to_string_pretty(&routes::description())?;
+pub fn run(args: &ApiSpecArgs) -> Result<ExitCode, super::Error> {
+    let description = if args.host { host::description() } else { routes::description() };
+    let text = serde_json::to_string_pretty(&description)?;
     Ok(exit::print(format!("{text}\n").as_bytes()))
 }

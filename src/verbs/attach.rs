@@ -61,7 +61,7 @@ pub fn run(args: &AttachArgs) -> Result<ExitCode, super::Error> {
         return Err(Error::NotRunning(entry.guest.name.to_string()).into());
     }
     let keys = args.detach_keys.clone();
-    attach(&entry, &Options { input: !args.no_stdin, keys, from_start: false })
+    attach(&store, &entry, &Options { input: !args.no_stdin, keys, from_start: false })
 }
 
 /// Attaches to a guest that runs, or has just ended, and answers with the exit code of its end.
@@ -69,7 +69,7 @@ pub fn run(args: &AttachArgs) -> Result<ExitCode, super::Error> {
 /// # Errors
 ///
 /// The connection cannot be had, or breaks.
-pub fn attach(entry: &Entry, options: &Options) -> Result<ExitCode, super::Error> {
+pub fn attach(store: &Store, entry: &Entry, options: &Options) -> Result<ExitCode, super::Error> {
     let run = entry.record()?;
     let connected = connect(entry, options);
     let leave = match connected {
@@ -100,7 +100,7 @@ pub fn attach(entry: &Entry, options: &Options) -> Result<ExitCode, super::Error
         }
         Leave::Signal(number) => Ok(ExitCode::from(128u8.saturating_add(number))),
         Leave::NoReader => Ok(ExitCode::SUCCESS),
-        Leave::Ended => Ok(ExitCode::from(exit_code(entry, run.map(|run| run.run))?)),
+        Leave::Ended => Ok(ExitCode::from(exit_code(store, entry, run.map(|run| run.run))?)),
     }
 }
 
@@ -120,15 +120,15 @@ fn connect(entry: &Entry, options: &Options) -> Result<(ConsoleStream, u64), cli
 }
 
 /// What the guest's run ended with, once that is written down.
-fn exit_code(entry: &Entry, run: Option<u32>) -> Result<u8, super::Error> {
+fn exit_code(store: &Store, entry: &Entry, run: Option<u32>) -> Result<u8, super::Error> {
     let until = Instant::now() + PATIENCE;
     loop {
-        // A guest that is removed at its end leaves no record.
-        let Ok(Some(record)) = entry.record() else { return Ok(0) };
-        if Some(record.run) != run {
-            return Ok(0);
-        }
-        if let Some(ended) = record.ended {
+        let ended = match entry.record() {
+            Ok(Some(record)) if Some(record.run) == run => record.ended,
+            // It was removed at its end (`--rm`), or started again.
+            _ => store.journal().last_end(&entry.guest.id),
+        };
+        if let Some(ended) = ended {
             return Ok(ended.exit_code);
         }
         if Instant::now() >= until {

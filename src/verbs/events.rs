@@ -3,10 +3,11 @@
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm::api::types::Event;
+use vmm::clock::now;
 use vmm::guests::Store;
 
 use crate::cli::Format;
@@ -75,11 +76,6 @@ fn has_no_reader(out: &impl AsFd) -> bool {
         }
         _ => false,
     }
-}
-
-fn now() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// An event as a person reads it. Columns keep their width, as nothing is known of those to come.

@@ -6,11 +6,12 @@ use std::{env, fs, io};
 use resources::config::{self, VmConfig};
 use vmm::guests::{Entry, New, Store};
 use vmm::jail::Switch;
+use vmm::preflight;
 
 use crate::cli::confine::ConfineFlags;
 use crate::cli::guests::KeepFlags;
 use crate::cli::{KvmArgs, VmFlags};
-use crate::{exit, preflight};
+use crate::exit;
 
 /// Why no guest could be made.
 #[derive(Debug, thiserror::Error)]

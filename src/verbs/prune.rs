@@ -15,8 +15,13 @@ use crate::exit;
 pub fn run(args: &PruneArgs) -> Result<ExitCode, super::Error> {
     let store = Store::of_user()?;
     let mut removed = String::new();
-    for mut entry in store.entries()?.into_iter().flatten() {
-        let Some(status) = life::repair(&store, &mut entry)? else { continue };
+    for found in life::look_at_all(&store)? {
+        let (mut entry, status) = match found {
+            Ok(found) => found,
+            // A guest whose file is damaged is `carve ps`'s to tell of.
+            Err(life::Error::Store(_)) => continue,
+            Err(error) => return Err(error.into()),
+        };
         let unused = status.state == State::Created && status.vmm.is_none();
         if status.state == State::Exited || (args.all && unused) {
             life::remove(&store, &mut entry, false)?;

@@ -32,8 +32,8 @@ fn remove(store: &Store, text: &str, args: &RmArgs) -> Result<(), super::Error> 
     };
     life::repair(store, &mut entry)?;
     life::remove(store, &mut entry, args.force)?;
-    if entry.guest.of_file {
-        ledger::forget(store, &entry.guest.name, args.volumes)?;
+    if args.volumes {
+        ledger::forget(store, &entry.guest.name, true)?;
     }
     Ok(())
 }

@@ -26,8 +26,9 @@ pub fn run(args: &StartArgs) -> Result<ExitCode, super::Error> {
         return which::each(guests, |_, entry| life::start(entry));
     }
     let [guest] = guests.as_slice() else { return Err(Several(guests.len()).into()) };
-    let mut entry = Store::of_user()?.find(guest)?;
+    let store = Store::of_user()?;
+    let mut entry = store.find(guest)?;
     life::start(&mut entry)?;
     let keys = args.detach_keys.clone();
-    attach::attach(&entry, &Options { input: args.interactive, keys, from_start: true })
+    attach::attach(&store, &entry, &Options { input: args.interactive, keys, from_start: true })
 }

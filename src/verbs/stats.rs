@@ -9,6 +9,7 @@ use resources::Size;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::tcgetwinsize;
 use serde::Serialize;
+use vmm::guests::report::List;
 use vmm::guests::{State, Store};
 
 use crate::cli::Format;
@@ -22,14 +23,7 @@ pub use watch::{Seen, Watch, Which};
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What there is to see as JSON. Fields are only ever added within a version.
-#[derive(Debug, Serialize)]
-struct List<'a> {
-    version: u32,
-    guests: Vec<Row<'a>>,
-}
-
-/// One guest. Numbers are of bytes, and of bytes a second, where they do not say otherwise; one that is
+/// One guest as JSON. Fields are only ever added within a version. Numbers are of bytes, and of bytes a second, where they do not say otherwise; one that is
 /// not known is left out.
 #[derive(Debug, Serialize)]
 struct Row<'a> {
@@ -84,7 +78,7 @@ pub fn run(args: &StatsArgs) -> Result<ExitCode, super::Error> {
         let guests = watch.look()?;
         let text = match args.format {
             Format::Json => {
-                let list = List { version: 1, guests: guests.iter().map(row).collect() };
+                let list = List::new(guests.iter().map(row).collect());
                 format!("{}\n", serde_json::to_string(&list)?)
             }
             Format::Table if live => screen(&table(&guests)),

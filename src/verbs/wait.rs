@@ -13,8 +13,8 @@ use crate::cli::guests::WaitArgs;
 ///
 /// There is no place for guests.
 pub fn run(args: &WaitArgs) -> Result<ExitCode, super::Error> {
-    which::each_saying(&args.which.guests, |_, entry, _| {
-        let ended = life::wait(entry)?;
+    which::each_saying(&args.which.guests, |store, entry, _| {
+        let ended = life::wait(store, entry)?;
         Ok::<_, life::Error>(ended.map_or(0, |ended| ended.exit_code).to_string())
     })
 }

@@ -96,6 +96,10 @@ impl Guest {
         &self.kernel
     }
 
+    pub fn initrd_path(&self) -> &PathBuf {
+        &self.initrd
+    }
+
     /// More arguments of `carve run`, separated by spaces.
     pub fn with(mut self, arguments: &str) -> Self {
         self.arguments.extend(arguments.split_whitespace().map(str::to_owned));

@@ -176,6 +176,7 @@ fn run(
         confinement: Confinement::none(),
         outside: None,
         pins: Vec::new(),
+        pause_when_full: Vec::new(),
     })
 }
 

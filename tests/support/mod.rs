@@ -68,6 +68,16 @@ pub fn have_kvm() -> bool {
     false
 }
 
+/// Declares tests that run where there is a KVM.
+#[allow(unused_macros)] // Each test target uses its own part.
+macro_rules! kvm_tests {
+    ($($(#[$attribute:meta])* fn $name:ident() $body:block)+) => {
+        $($(#[$attribute])* #[test] fn $name() { if $crate::support::have_kvm() { $body } })+
+    };
+}
+#[allow(unused_imports)]
+pub(crate) use kvm_tests;
+
 /// What a finished process left.
 #[derive(Debug)]
 pub struct Finished {

@@ -7,6 +7,7 @@
 
 pub mod api;
 mod changes;
+pub mod clock;
 pub mod command;
 pub mod console;
 mod descriptor;
@@ -20,6 +21,7 @@ pub mod ledger;
 pub mod machine;
 mod messages;
 pub mod outcome;
+pub mod preflight;
 mod request;
 mod resets;
 mod run;

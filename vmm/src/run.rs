@@ -2,6 +2,7 @@
 //! from the control interface is carried out in `obey`.
 
 mod obey;
+mod room;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use devices::bus::Action;
 use resources::config::{OnReboot, VmConfig};
@@ -23,6 +24,7 @@ use crate::api::events::Events;
 use crate::api::routes::Guest;
 use crate::api::server::{Limits, Server};
 use crate::api::types::Event;
+use crate::clock;
 use crate::command::{Mailbox, Refusal};
 use crate::console::input::Input;
 use crate::console::output::Output;
@@ -44,6 +46,8 @@ use crate::resets::{self, Resets};
 use crate::signals::Signals;
 use crate::statistics::OwnStatus;
 use crate::timings::Timings;
+
+use self::room::Room;
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -68,6 +72,8 @@ pub struct RunOptions {
     pub outside: Option<Rc<dyn Outside>>,
     /// The host CPU of each vCPU; those without one run where the process may.
     pub pins: Vec<u32>,
+    /// Folders that must not become full: the guest is paused then.
+    pub pause_when_full: Vec<PathBuf>,
 }
 
 /// How a guest is known to its host, and where it takes commands.
@@ -109,6 +115,8 @@ pub enum Notice {
     PowerButton,
     /// Something about it was changed: what, and how.
     Updated(String),
+    /// It is about to be paused, as the file system below this folder is full.
+    Full(PathBuf),
 }
 
 impl Notice {
@@ -121,6 +129,7 @@ impl Notice {
             Self::Resumed => ("resumed", None),
             Self::PowerButton => ("power-button", None),
             Self::Updated(what) => ("updated", Some(("what", what.clone()))),
+            Self::Full(folder) => ("disk-full", Some(("folder", folder.display().to_string()))),
         }
     }
 }
@@ -192,6 +201,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         confinement,
         outside,
         pins,
+        pause_when_full,
     } = options;
     let timings = Arc::new(Timings::new(start));
     // Before any thread: all of them inherit the signal mask.
@@ -214,6 +224,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
     let on_port = stdio.is_some();
     let sources = Sources::open(&config, kernel_cache.as_deref(), stdio, outside.as_deref())?;
     let status = OwnStatus::open();
+    let room = Room::in_folders(pause_when_full);
     timings.opened.mark();
     let uid = rustix::process::geteuid().as_raw();
     let sockets_folder = confinement.enter()?;
@@ -273,7 +284,8 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         resets: Resets::default(),
         control,
         happened,
-        started_at: SystemTime::now(),
+        room,
+        started_at: clock::now(),
         uid,
     };
     run.resize_consoles();
@@ -305,7 +317,9 @@ struct Run<'a> {
     control: Control,
     /// What the control interface tells.
     happened: Events,
-    started_at: SystemTime,
+    room: Room,
+    /// In milliseconds since 1970.
+    started_at: u64,
     /// The user who started it, whom it may not be any more.
     uid: u32,
 }
@@ -367,7 +381,10 @@ impl Run<'_> {
                     // A console that takes nothing any more has been reported already.
                     let _ = self.output.write_all(text.as_bytes());
                 }
-                Request::Tick => self.context.sources.follow_host(),
+                Request::Tick => {
+                    self.context.sources.follow_host();
+                    self.pause_if_full(machine);
+                }
                 Request::WindowResized => self.resize_consoles(),
                 Request::Continued => {
                     if let Some(on_continue) = self.on_continue {
@@ -399,7 +416,7 @@ impl Run<'_> {
 
     fn publish(&self, event: &str, details: impl IntoIterator<Item = (String, String)>) {
         self.happened.publish(&Event {
-            time: millis(SystemTime::now()),
+            time: clock::now(),
             event: event.to_owned(),
             id: self.control.id.clone(),
             name: self.control.name.clone(),
@@ -481,12 +498,6 @@ impl Run<'_> {
             None => end,
         })
     }
-}
-
-/// Milliseconds since 1970.
-fn millis(time: SystemTime) -> u64 {
-    let since_1970 = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What is told about the end of a run.

@@ -3,20 +3,23 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use devices::virtio::balloon::{self, Statistic};
 use devices::virtio::block::Requests;
+use devices::virtio::interrupt::InterruptCounts;
+use devices::virtio::net::Passed;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::api::types::{
-    DiskQueueStatistics, DiskStatistics, MemoryStatistics, NetStatistics, Statistics,
-    VcpuStatistics,
+    DiskQueueStatistics, DiskStatistics, InterruptStatistics, MemoryStatistics, NetQueueStatistics,
+    NetStatistics, Statistics, VcpuStatistics,
 };
 use crate::kvm::tally::Tally;
 use crate::machine::Context;
 use crate::machine::disks::Disks;
-use crate::machine::networks::Networks;
+use crate::machine::networks::{self, Networks};
 use crate::machine::sources::Sources;
 
 /// Everything about the run.
@@ -32,6 +35,7 @@ pub(crate) fn gather(context: &Context<'_>) -> Statistics {
         ),
         disks: disks(context.sources.disks()),
         nets: nets(context.sources.networks()),
+        interrupts: interrupts(context.sources),
         cpu_time: microseconds(Duration::try_from(now).unwrap_or_default()),
     }
 }
@@ -121,22 +125,42 @@ fn queue_statistics(requests: &Requests) -> DiskQueueStatistics {
 }
 
 fn nets(networks: &Networks) -> BTreeMap<String, NetStatistics> {
-    let of = |net: &crate::machine::networks::Handle| {
-        let counters = net.link().counters();
-        let get =
-            |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
+    let of = |net: &networks::Handle| {
+        let queues: Vec<_> = net.statistics().map(pair_statistics).collect();
+        let sum = |count: fn(&NetQueueStatistics) -> u64| queues.iter().map(count).sum();
         let statistics = NetStatistics {
-            received_packets: get(&counters.received_frames),
-            received_bytes: get(&counters.received_bytes),
-            sent_packets: get(&counters.sent_frames),
-            sent_bytes: get(&counters.sent_bytes),
-            dropped: get(&counters.receive_dropped)
-                + get(&counters.send_dropped)
-                + get(&counters.malformed),
+            received_packets: sum(|queue| queue.received_packets),
+            received_bytes: sum(|queue| queue.received_bytes),
+            sent_packets: sum(|queue| queue.sent_packets),
+            sent_bytes: sum(|queue| queue.sent_bytes),
+            dropped: sum(|queue| queue.receive_dropped + queue.send_dropped),
+            queues,
         };
         (net.short_name().to_owned(), statistics)
     };
     networks.handles().map(of).collect()
+}
+
+fn pair_statistics(passed: Passed) -> NetQueueStatistics {
+    NetQueueStatistics {
+        received_packets: passed.received_frames,
+        received_bytes: passed.received_bytes,
+        receive_dropped: passed.receive_dropped,
+        receive_filtered: passed.filtered,
+        sent_packets: passed.sent_frames,
+        sent_bytes: passed.sent_bytes,
+        send_dropped: passed.send_dropped + passed.malformed,
+    }
+}
+
+fn interrupts(sources: &Sources) -> Vec<InterruptStatistics> {
+    let of = |(kind, name, counts): (&str, &str, &Arc<InterruptCounts>)| InterruptStatistics {
+        kind: kind.to_owned(),
+        device: name.to_owned(),
+        queues: counts.queues(),
+        config: counts.config(),
+    };
+    sources.interrupts().map(of).collect()
 }
 
 #[cfg(test)]

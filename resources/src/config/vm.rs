@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::schema_of::schema_of;
 use super::{
     Balloon, BalloonConflict, Boot, Code, ConsoleConflict, ConsolePort, Devices, Disk, Error, File,
     HugePageSize, Location, Memory, Name, Named, Net, NetConflict, NetRule, OnReboot, Problem,
@@ -70,6 +71,9 @@ pub struct VmConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub balloon: Option<Balloon>,
 }
+
+// What it is written as can be read as a spec again.
+schema_of!(VmConfig, |generator| VmSpec::json_schema(generator));
 
 /// A rule that a spec breaks. Says value, reason and remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use vmm::api::types::{MemoryStatistics, Statistics};
+use vmm::guests::sampling::{self, Answer};
 use vmm::guests::{Entry, Error, Id, State, Store};
 
 use super::rates::Rates;
-use crate::verbs::sampling::{self, Answer};
 
 /// What is seen of one guest.
 #[derive(Clone, Debug)]

@@ -55,6 +55,8 @@ pub enum View {
 #[derive(Clone, Debug, Default)]
 pub struct App {
     pub guests: Vec<Seen>,
+    /// Somebody has looked for guests; before that nothing can be said of them.
+    pub looked: bool,
     /// The place in the list; the guest itself where guests come and go.
     pub selected: usize,
     pub view: View,
@@ -66,7 +68,7 @@ impl App {
     /// Shows other guests; the one that was chosen stays chosen while it is there.
     pub fn update(&mut self, guests: Vec<Seen>) {
         let chosen = self.chosen().map(|guest| guest.id.clone());
-        self.guests = guests;
+        (self.guests, self.looked) = (guests, true);
         let place = self.guests.iter().position(|guest| Some(&guest.id) == chosen.as_ref());
         let last = self.guests.len().saturating_sub(1);
         self.selected = place.unwrap_or(self.selected.min(last));

@@ -47,7 +47,14 @@ fn guests_are_listed_with_the_keys_there_are() {
     assert!(shown[1].starts_with("web") && shown[1].contains("running"), "{shown:?}");
     assert!(shown[2].starts_with("db") && shown[2].contains("- / 128MiB"), "{shown:?}");
     assert!(shown[7].contains("q quit"), "{shown:?}");
-    assert!(screen(&App::default())[0].contains("carve run -d"));
+}
+
+#[test]
+fn nobody_is_told_that_there_is_no_guest_before_it_is_known() {
+    let mut app = App::default();
+    assert!(screen(&app)[0].contains("Looking"));
+    app.update(Vec::new());
+    assert!(screen(&app)[0].contains("carve run -d"));
 }
 
 #[test]

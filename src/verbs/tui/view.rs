@@ -39,7 +39,8 @@ pub fn draw(frame: &mut Frame<'_>, app: &App) {
             frame.render_widget(Paragraph::new(text), main);
         }
         View::List | View::Question { .. } if app.guests.is_empty() => {
-            let text = "There is no guest. `carve run -d` makes one.";
+            let none = "There is no guest. `carve run -d` makes one.";
+            let text = if app.looked { none } else { "Looking for guests…" };
             frame.render_widget(Paragraph::new(text), main);
         }
         View::List | View::Question { .. } => {

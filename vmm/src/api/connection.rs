@@ -32,7 +32,7 @@ const MOST_DRAINED: usize = 1 << 20;
 enum State {
     /// A request.
     Reading,
-    /// The main loop's answers to one.
+    /// The answer to one.
     Waiting(Awaited),
     /// The client, to take the response.
     Writing,
@@ -73,7 +73,7 @@ pub struct Connection {
     needed: usize,
     output: Vec<u8>,
     sent: usize,
-    /// When the client or the main loop has had its time.
+    /// When the client or the answer has had its time.
     deadline: Instant,
     /// Whether a response was sent: nobody loses a request if it is closed now.
     served: bool,
@@ -184,7 +184,7 @@ impl Connection {
                         Ok(None)
                     }
                     None if now >= self.deadline => {
-                        let patience = self.limits.answer.as_secs();
+                        let patience = awaited.patience.unwrap_or(self.limits.answer).as_secs();
                         let problem = Problem::from(Refusal::Timeout(patience));
                         self.respond(&problem.response(), now);
                         Ok(None)
@@ -274,7 +274,7 @@ impl Connection {
         match service.handle(request, wake) {
             Ok(Handled::Now(response)) => self.respond(&response, now),
             Ok(Handled::Later(awaited)) => {
-                self.deadline = now + self.limits.answer;
+                self.deadline = now + awaited.patience.unwrap_or(self.limits.answer);
                 self.state = State::Waiting(awaited);
             }
             Ok(Handled::Stream(response, stream)) => {
@@ -447,7 +447,7 @@ pub fn check_peer(socket: &UnixStream) -> Result<(), Problem> {
         Ok(peer) if peer.uid == own || peer.uid.is_root() => Ok(()),
         Ok(peer) => {
             let (own, peer) = (own.as_raw(), peer.uid.as_raw());
-            let detail = format!("the guest belongs to the user with id {own}, not to {peer}");
+            let detail = format!("this belongs to the user with id {own}, not to {peer}");
             Err(Problem::new(Kind::Forbidden, detail))
         }
         Err(error) => {

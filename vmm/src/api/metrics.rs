@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::types::{DiskQueueStatistics, Statistics, Vm};
+use super::types::{DiskQueueStatistics, NetQueueStatistics, Statistics, Vm};
 
 /// The media type of the text.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -118,6 +118,19 @@ static FAMILIES: &[Family] = &[
             }
         },
     ),
+    counter(
+        "carve_guest_interrupts_total",
+        "Interrupts of each queue of a virtio device, and of changes of its configuration",
+        |guest, take| {
+            for device in guest.statistics.iter().flat_map(|s| &s.interrupts) {
+                let own = [("kind", device.kind.as_str()), ("device", device.device.as_str())];
+                for (number, count) in device.queues.iter().enumerate() {
+                    take("", &[own[0], own[1], ("queue", &number.to_string())], whole(*count));
+                }
+                take("", &[own[0], own[1], ("queue", "config")], whole(device.config));
+            }
+        },
+    ),
     gauge("carve_guest_memory_bytes", "Memory the guest sees", |guest, take| {
         of(&guest.vm, take, |vm| whole(vm.memory));
     }),
@@ -187,23 +200,48 @@ static FAMILIES: &[Family] = &[
             queues(guest, |disk, number, queue| latency(disk, number, queue, take))
         },
     },
-    counter("carve_guest_net_packets_total", "Frames to and from the guest", |guest, take| {
-        for (name, net) in guest.statistics.iter().flat_map(|s| &s.nets) {
-            take("", &[("net", name), ("direction", "receive")], whole(net.received_packets));
-            take("", &[("net", name), ("direction", "send")], whole(net.sent_packets));
-        }
-    }),
-    counter("carve_guest_net_bytes_total", "Bytes to and from the guest", |guest, take| {
-        for (name, net) in guest.statistics.iter().flat_map(|s| &s.nets) {
-            take("", &[("net", name), ("direction", "receive")], whole(net.received_bytes));
-            take("", &[("net", name), ("direction", "send")], whole(net.sent_bytes));
-        }
-    }),
-    counter("carve_guest_net_dropped_total", "Frames dropped, either way", |guest, take| {
-        for (name, net) in guest.statistics.iter().flat_map(|s| &s.nets) {
-            take("", &[("net", name)], whole(net.dropped));
-        }
-    }),
+    counter(
+        "carve_guest_net_packets_total",
+        "Frames to and from the guest, of each pair of queues",
+        |guest, take| {
+            pairs(guest, |net, number, pair| {
+                let own = [("net", net), ("queue", number)];
+                take("", &[own[0], own[1], ("direction", "receive")], whole(pair.received_packets));
+                take("", &[own[0], own[1], ("direction", "send")], whole(pair.sent_packets));
+            });
+        },
+    ),
+    counter(
+        "carve_guest_net_bytes_total",
+        "Bytes to and from the guest, of each pair of queues",
+        |guest, take| {
+            pairs(guest, |net, number, pair| {
+                let own = [("net", net), ("queue", number)];
+                take("", &[own[0], own[1], ("direction", "receive")], whole(pair.received_bytes));
+                take("", &[own[0], own[1], ("direction", "send")], whole(pair.sent_bytes));
+            });
+        },
+    ),
+    counter(
+        "carve_guest_net_dropped_total",
+        "Frames that the guest had no room for, or the host did not take",
+        |guest, take| {
+            pairs(guest, |net, number, pair| {
+                let own = [("net", net), ("queue", number)];
+                take("", &[own[0], own[1], ("direction", "receive")], whole(pair.receive_dropped));
+                take("", &[own[0], own[1], ("direction", "send")], whole(pair.send_dropped));
+            });
+        },
+    ),
+    counter(
+        "carve_guest_net_filtered_total",
+        "Frames that the guest does not want",
+        |guest, take| {
+            pairs(guest, |net, number, pair| {
+                take("", &[("net", net), ("queue", number)], whole(pair.receive_filtered));
+            });
+        },
+    ),
 ];
 
 const fn gauge(
@@ -234,6 +272,15 @@ fn queues(guest: &Sample, mut each: impl FnMut(&str, &str, &DiskQueueStatistics)
     for (name, disk) in guest.statistics.iter().flat_map(|statistics| &statistics.disks) {
         for (number, queue) in disk.queues.iter().enumerate() {
             each(name, &number.to_string(), queue);
+        }
+    }
+}
+
+/// Each pair of queues of each network device, with the device's name and the pair's number.
+fn pairs(guest: &Sample, mut each: impl FnMut(&str, &str, &NetQueueStatistics)) {
+    for (name, net) in guest.statistics.iter().flat_map(|statistics| &statistics.nets) {
+        for (number, pair) in net.queues.iter().enumerate() {
+            each(name, &number.to_string(), pair);
         }
     }
 }

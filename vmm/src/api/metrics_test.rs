@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::super::types::{
-    DiskStatistics, MemoryStatistics, NetStatistics, RunState, VcpuStatistics,
+    DiskStatistics, InterruptStatistics, MemoryStatistics, NetQueueStatistics, NetStatistics,
+    RunState, VcpuStatistics,
 };
 use super::*;
 
@@ -15,12 +16,21 @@ fn sample(name: &str) -> Sample {
         ..DiskQueueStatistics::default()
     };
     let disk = DiskStatistics { size: 1 << 30, queues: vec![queue], ..DiskStatistics::default() };
+    let pair = NetQueueStatistics { sent_bytes: 60, send_dropped: 2, ..Default::default() };
+    let net = NetStatistics { queues: vec![pair], ..NetStatistics::default() };
+    let interrupts = InterruptStatistics {
+        kind: "disk".into(),
+        device: "root".into(),
+        queues: vec![5, 6],
+        config: 1,
+    };
     let statistics = Statistics {
         uptime: 1500,
         vcpus: vec![VcpuStatistics { cpu_time: 250_000, exits: 7 }],
         memory: MemoryStatistics { available: Some(1), ..MemoryStatistics::default() },
         disks: [("root".to_owned(), disk)].into(),
-        nets: [("lan".to_owned(), NetStatistics::default())].into(),
+        nets: [("lan".to_owned(), net)].into(),
+        interrupts: vec![interrupts],
         cpu_time: 300_000,
     };
     let vm = Vm {
@@ -55,6 +65,10 @@ fn values_come_with_their_labels_and_in_base_units() {
         r#"carve_guest_vcpu_seconds_total{id="01",name="web",vcpu="0"} 0.25"#,
         r#"carve_guest_vcpu_exits_total{id="01",name="web",vcpu="0"} 7"#,
         r#"carve_guest_disk_requests_total{id="01",name="web",disk="root",queue="0",kind="read"} 3"#,
+        r#"carve_guest_net_bytes_total{id="01",name="web",net="lan",queue="0",direction="send"} 60"#,
+        r#"carve_guest_net_dropped_total{id="01",name="web",net="lan",queue="0",direction="send"} 2"#,
+        r#"carve_guest_interrupts_total{id="01",name="web",kind="disk",device="root",queue="1"} 6"#,
+        r#"carve_guest_interrupts_total{id="01",name="web",kind="disk",device="root",queue="config"} 1"#,
     ] {
         assert!(text.lines().any(|other| other == line), "{line} is not in:\n{text}");
     }

@@ -8,8 +8,17 @@ use super::route::{Content, Route, schema};
 use super::routes::LINES;
 use super::types::{ProblemDocument, VERSION};
 
+/// What is said about an interface as a whole.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// Whose it is.
+    pub title: &'static str,
+    /// What `{name}` means in its paths.
+    pub name: &'static str,
+}
+
 /// Describes `routes`.
-pub fn document<S>(title: &str, routes: &[Route<S>]) -> Value {
+pub fn document<S>(about: &About, routes: &[Route<S>]) -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = "/components/schemas".into();
         settings.meta_schema = None;
@@ -18,7 +27,7 @@ pub fn document<S>(title: &str, routes: &[Route<S>]) -> Value {
     let problem = schema::<ProblemDocument>(&mut generator);
     let mut paths: Map<String, Value> = Map::new();
     for route in routes {
-        let operation = operation(route, &mut generator);
+        let operation = operation(about, route, &mut generator);
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
         if let Value::Object(path) = path {
             path.insert(route.method.name().to_lowercase(), operation);
@@ -27,7 +36,7 @@ pub fn document<S>(title: &str, routes: &[Route<S>]) -> Value {
     json!({
         "openapi": "3.1.0",
         "info": {
-            "title": title,
+            "title": about.title,
             "description": "HTTP/1.1 over a unix socket. Sizes are bytes and times are milliseconds unless a name \
                 says otherwise. Fields are only ever added within a version; unknown ones in a request are refused.",
             "version": VERSION,
@@ -44,7 +53,7 @@ pub fn document<S>(title: &str, routes: &[Route<S>]) -> Value {
     })
 }
 
-fn operation<S>(route: &Route<S>, generator: &mut SchemaGenerator) -> Value {
+fn operation<S>(about: &About, route: &Route<S>, generator: &mut SchemaGenerator) -> Value {
     let mut operation = json!({
         "operationId": route.id,
         "summary": route.summary,
@@ -56,7 +65,7 @@ fn operation<S>(route: &Route<S>, generator: &mut SchemaGenerator) -> Value {
             "name": "name",
             "in": "path",
             "required": true,
-            "description": "Its name in the configuration",
+            "description": about.name,
             "schema": { "type": "string", "minLength": 1, "pattern": "^[^/]+$" },
         }));
     }
@@ -84,6 +93,14 @@ fn responses<S>(route: &Route<S>, generator: &mut SchemaGenerator) -> Value {
     let (status, answer) = match route.answer {
         Content::Nothing => ("204", json!({ "description": "It was done" })),
         Content::Json(schema) => ("200", content("application/json", schema(generator).to_value())),
+        Content::Created(schema) => {
+            let mut created = content("application/json", schema(generator).to_value());
+            created["description"] = "It was made".into();
+            created["headers"]["Location"] = json!({
+                "description": "Its path", "required": true, "schema": { "type": "string" },
+            });
+            ("201", created)
+        }
         Content::Lines(schema) => {
             let mut lines = content(LINES, json!({ "type": "string" }));
             lines["description"] = "A line of JSON each".into();

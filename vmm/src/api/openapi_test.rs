@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::super::problem::{Kind, Problem};
 use super::super::routes::{ROUTES, description};
 use super::super::types::{Event, RunState, Statistics, Vm};
+use super::super::{host, http};
 use super::*;
 
 /// The operation with this id.
@@ -14,9 +15,13 @@ fn operation<'a>(document: &'a Value, id: &str) -> &'a Value {
     operations.into_iter().find(|operation| operation["operationId"] == id).unwrap()
 }
 
-#[test]
-fn every_route_is_described_and_nothing_else() {
-    let document = description();
+/// Both interfaces.
+fn documents() -> [Value; 2] {
+    [description(), host::description()]
+}
+
+/// Path, method and name of each operation there is.
+fn described(document: &Value) -> BTreeSet<(String, String, String)> {
     let mut described = BTreeSet::new();
     for (path, operations) in document["paths"].as_object().unwrap() {
         for (method, operation) in operations.as_object().unwrap() {
@@ -25,10 +30,21 @@ fn every_route_is_described_and_nothing_else() {
             described.insert((path.clone(), method.to_uppercase(), id.to_owned()));
         }
     }
-    let served = ROUTES
-        .iter()
-        .map(|route| (route.path.to_owned(), route.method.name().to_owned(), route.id.to_owned()));
-    assert_eq!(described, served.collect());
+    described
+}
+
+fn served<S>(routes: &[Route<S>]) -> BTreeSet<(String, String, String)> {
+    let of = |route: &Route<S>| {
+        (route.path.to_owned(), route.method.name().to_owned(), route.id.to_owned())
+    };
+    routes.iter().map(of).collect()
+}
+
+#[test]
+fn every_route_is_described_and_nothing_else() {
+    let [guest, host] = documents();
+    assert_eq!(described(&guest), served(ROUTES));
+    assert_eq!(described(&host), served(host::ROUTES));
 }
 
 #[test]
@@ -46,8 +62,24 @@ fn every_reference_leads_somewhere() {
             _ => {}
         }
     }
-    let document = description();
-    check(&document, &document);
+    for document in documents() {
+        check(&document, &document);
+    }
+}
+
+#[test]
+fn only_the_description_itself_is_an_object_of_any_kind() {
+    for document in documents() {
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for (_, operation) in operations.as_object().unwrap() {
+                let answer = &operation["responses"]["200"]["content"]["application/json"];
+                let schema = resolved(&document, &answer["schema"]);
+                let typed = schema["properties"].is_object() || schema["anyOf"].is_array();
+                let is_json = answer.is_object() && !path.ends_with("openapi.json");
+                assert!(typed || !is_json, "{path}: {schema}");
+            }
+        }
+    }
 }
 
 /// What `reference` leads to if `schema` is one.
@@ -96,13 +128,24 @@ fn answers_have_the_fields_that_are_described() {
 
 #[test]
 fn bodies_of_requests_have_no_fields_beside_those_described() {
-    let document = description();
-    let with_body: Vec<_> = ROUTES.iter().filter(|route| route.body.is_some()).collect();
-    assert!(!with_body.is_empty());
-    for route in with_body {
-        let body = &operation(&document, route.id)["requestBody"];
-        assert_eq!(body["required"], true);
-        let schema = resolved(&document, &body["content"]["application/json"]["schema"]);
-        assert_eq!(schema["additionalProperties"], false, "{}", route.id);
+    let [guest, host] = documents();
+    let with_body = [with_body(ROUTES), with_body(host::ROUTES)];
+    for (document, ids) in [guest, host].iter().zip(with_body) {
+        assert!(!ids.is_empty());
+        for id in ids {
+            let body = &operation(document, id)["requestBody"];
+            assert_eq!(body["required"], true);
+            let schema = resolved(document, &body["content"]["application/json"]["schema"]);
+            assert_eq!(schema["additionalProperties"], false, "{id}");
+        }
     }
+}
+
+fn with_body<S>(routes: &[Route<S>]) -> Vec<&'static str> {
+    let takes_one = |route: &&Route<S>| {
+        let body = route.body.is_some();
+        assert!(!body || route.method != http::Method::Get);
+        body
+    };
+    routes.iter().filter(takes_one).map(|route| route.id).collect()
 }

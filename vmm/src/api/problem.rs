@@ -19,6 +19,10 @@ pub enum Kind {
     Slow,
     /// The guest's state does not allow it.
     State,
+    /// Another guest is called so.
+    NameTaken,
+    /// Several guests are meant.
+    Ambiguous,
     /// A body came without its length.
     LengthRequired,
     /// The body is too long.
@@ -35,6 +39,8 @@ pub enum Kind {
     HeadTooLong,
     /// The host could not do it.
     Failed,
+    /// The guest did not start.
+    Start,
     /// Too much is asked at once.
     Busy,
     /// The guest is ending.
@@ -45,16 +51,38 @@ pub enum Kind {
     Version,
 }
 
+/// What comes before a kind's name in the type of a problem.
+const TYPE: &str = "urn:carve:problem:";
+
 impl Kind {
+    /// All that a guest may answer the host's interface with.
+    const PASSED_ON: [Self; 7] = [
+        Self::State,
+        Self::NotFound,
+        Self::Invalid,
+        Self::Failed,
+        Self::Ending,
+        Self::Busy,
+        Self::Timeout,
+    ];
+
+    /// The kind whose problems are of this type, of those that come of a guest's refusals.
+    pub fn named(uri: &str) -> Option<Self> {
+        let name = uri.strip_prefix(TYPE)?;
+        Self::PASSED_ON.into_iter().find(|kind| kind.words().1 == name)
+    }
+
     /// HTTP status, the last part of the problem's URI, and the kind in words.
     pub const fn words(self) -> (u16, &'static str, &'static str) {
         match self {
             Self::Malformed => (400, "malformed", "The request cannot be understood"),
-            Self::Forbidden => (403, "forbidden", "The guest belongs to another user"),
+            Self::Forbidden => (403, "forbidden", "It belongs to another user"),
             Self::NotFound => (404, "not-found", "There is no such thing"),
             Self::Method => (405, "method", "The path does not take this method"),
             Self::Slow => (408, "slow", "The request did not come in time"),
             Self::State => (409, "state", "The guest's state does not allow it"),
+            Self::NameTaken => (409, "name-taken", "Another guest has the name"),
+            Self::Ambiguous => (409, "ambiguous", "Several guests are meant"),
             Self::LengthRequired => (411, "length-required", "The length of the body is missing"),
             Self::BodyTooLong => (413, "body-too-long", "The body is too long"),
             Self::MediaType => (415, "media-type", "The body must be JSON"),
@@ -63,6 +91,7 @@ impl Kind {
             Self::Invalid => (422, "invalid", "A value cannot be"),
             Self::HeadTooLong => (431, "head-too-long", "The head of the request is too long"),
             Self::Failed => (500, "failed", "The host could not do it"),
+            Self::Start => (500, "start", "The guest did not start"),
             Self::Busy => (503, "busy", "Too much is asked at once"),
             Self::Ending => (503, "ending", "The guest is ending"),
             Self::Timeout => (504, "timeout", "The guest's monitor did not answer in time"),
@@ -92,7 +121,7 @@ impl Problem {
     pub fn response(self) -> Response {
         let (status, name, title) = self.kind.words();
         let document = ProblemDocument {
-            kind: format!("urn:carve:problem:{name}"),
+            kind: format!("{TYPE}{name}"),
             title: title.to_owned(),
             status,
             detail: self.detail,

@@ -19,6 +19,16 @@ pub fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
 
+/// An object that is described elsewhere.
+pub(super) fn object(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({ "type": "object" })
+}
+
+/// Yes or no, as it is said in a query.
+pub(super) fn yes_or_no(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({ "enum": ["yes", "no"] })
+}
+
 /// One thing that can be asked of an `S`.
 #[derive(Clone, Copy, Debug)]
 pub struct Route<S: 'static> {
@@ -58,6 +68,8 @@ pub enum Content {
     Nothing,
     /// JSON of this type.
     Json(SchemaOf),
+    /// JSON of this type about something new, whose path is in the header `Location`; its status is 201.
+    Created(SchemaOf),
     /// Lines of JSON, each of this type.
     Lines(SchemaOf),
     /// Text of this media type.
@@ -106,7 +118,8 @@ impl Call<'_> {
         number.map(Some).ok_or_else(refused)
     }
 
-    fn parameter(&self, name: &str) -> Option<&str> {
+    /// A parameter of the query as it stands there.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 }

@@ -3,16 +3,16 @@
 
 use std::sync::{Arc, LazyLock};
 
-use schemars::{Schema, SchemaGenerator};
+use resources::config::VmConfig;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::console;
 use super::events::Events;
 use super::http::{Method, Request, Response};
 use super::metrics::{self, Sample};
-use super::openapi;
+use super::openapi::{self, About};
 use super::problem::Problem;
-use super::route::{self, Call, Content, Parameter, Route, SchemaOf, schema};
+use super::route::{self, Call, Content, Parameter, Route, SchemaOf, object, schema, yes_or_no};
 use super::server::{Awaited, Handled, Service};
 use super::types::{
     BalloonUpdate, CONSOLE_PROTOCOL, ConsoleSize, DiskUpdate, Event, NetUpdate, Statistics, Vm,
@@ -23,24 +23,18 @@ use crate::console::ConsoleHandle;
 /// The media type of lines of JSON.
 pub(super) const LINES: &str = "application/x-ndjson";
 
-/// An object that is described elsewhere.
-fn object(_: &mut SchemaGenerator) -> Schema {
-    schemars::json_schema!({ "type": "object" })
-}
-
-/// Yes or no, as it is said in a query.
-fn yes_or_no(_: &mut SchemaGenerator) -> Schema {
-    schemars::json_schema!({ "enum": ["yes", "no"] })
-}
-
 /// Every path of a guest.
 pub static ROUTES: &[Route<Guest>] = &[
     show("/v1/vm", "getVm", "What the guest is and does", schema::<Vm>, |guest, call| {
         guest.ask(Command::Status, call)
     }),
-    show("/v1/config", "getConfig", "The guest's whole configuration", object, |guest, call| {
-        guest.ask(Command::Config, call)
-    }),
+    show(
+        "/v1/config",
+        "getConfig",
+        "The guest's whole configuration",
+        schema::<VmConfig>,
+        |guest, call| guest.ask(Command::Config, call),
+    ),
     show(
         "/v1/stats",
         "getStatistics",
@@ -189,7 +183,8 @@ const fn change(
 
 /// The description of a guest's control interface, in OpenAPI 3.1.
 pub fn description() -> serde_json::Value {
-    openapi::document("A guest of Carve", ROUTES)
+    let about = About { title: "A guest of Carve", name: "Its name in the configuration" };
+    openapi::document(&about, ROUTES)
 }
 
 /// Made once, when it is first asked for.
@@ -216,13 +211,13 @@ impl Guest {
             Some(Err(refusal)) => Problem::from(refusal).response(),
             None => Response::done(),
         };
-        Ok(Handled::Later(Awaited::new(vec![pending], respond)))
+        Ok(Handled::Later(Awaited::replies(vec![pending], respond)))
     }
 
     fn metrics(&self, call: &Call<'_>) -> Result<Handled, Problem> {
         let send = |command| self.mailbox.send(command, Some(Arc::clone(call.wake)));
         let pending = vec![send(Command::Status)?, send(Command::Statistics)?];
-        Ok(Handled::Later(Awaited::new(pending, metrics_response)))
+        Ok(Handled::Later(Awaited::replies(pending, metrics_response)))
     }
 
     fn events(&self, call: &Call<'_>) -> Result<Handled, Problem> {

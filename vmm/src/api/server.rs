@@ -3,8 +3,10 @@
 //! It waits for nothing but its poll(2). What there is to serve is a [`Service`]'s; one connection is in
 //! `connection`.
 
+use std::fmt;
 use std::io;
 use std::mem;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +43,11 @@ pub trait Service: Send {
     ///
     /// Why it is refused.
     fn handle(&mut self, request: &Request, wake: &Arc<EventFd>) -> Result<Handled, Problem>;
+
+    /// Whether it still works on something that a client asked for, even if that client is gone.
+    fn is_busy(&self) -> bool {
+        false
+    }
 }
 
 /// How a request is answered.
@@ -48,32 +55,51 @@ pub trait Service: Send {
 pub enum Handled {
     /// At once.
     Now(Response),
-    /// When the main loop has answered.
+    /// When it is there.
     Later(Awaited),
     /// With a response whose body is the stream; its own is left out.
     Stream(Response, Box<dyn Stream>),
 }
 
-/// A response that is made from answers of the main loop.
-#[derive(Debug)]
+/// A response that is not there yet.
 pub struct Awaited {
-    pending: Vec<Pending>,
-    replies: Vec<Reply>,
-    respond: fn(Vec<Reply>) -> Response,
+    take: Box<dyn FnMut() -> Option<Response> + Send>,
+    /// How long it is waited for, if not as long as [`Limits::answer`].
+    pub(super) patience: Option<Duration>,
 }
 
 impl Awaited {
-    /// What `respond` makes of the replies to `pending`, in their order.
-    pub fn new(pending: Vec<Pending>, respond: fn(Vec<Reply>) -> Response) -> Self {
-        Self { pending, replies: Vec::new(), respond }
+    /// What `take` gives once it gives something. It does not wait, and is asked again when the server is woken.
+    pub fn new(take: impl FnMut() -> Option<Response> + Send + 'static) -> Self {
+        Self { take: Box::new(take), patience: None }
     }
 
-    /// The response, once all replies are there.
+    /// What `respond` makes of the main loop's replies to `pending`, in their order.
+    pub fn replies(pending: Vec<Pending>, respond: fn(Vec<Reply>) -> Response) -> Self {
+        let mut replies = Vec::new();
+        Self::new(move || {
+            while let Some(next) = pending.get(replies.len()) {
+                replies.push(next.take()?);
+            }
+            Some(respond(mem::take(&mut replies)))
+        })
+    }
+
+    /// The same, waited for so long.
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self }
+    }
+
+    /// The response, if it is there.
     pub(super) fn take(&mut self) -> Option<Response> {
-        while let Some(next) = self.pending.get(self.replies.len()) {
-            self.replies.push(next.take()?);
-        }
-        Some((self.respond)(mem::take(&mut self.replies)))
+        (self.take)()
+    }
+}
+
+impl fmt::Debug for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Awaited").field("patience", &self.patience).finish_non_exhaustive()
     }
 }
 
@@ -88,10 +114,12 @@ pub struct Limits {
     pub request: Duration,
     /// For the next request to begin.
     pub idle: Duration,
-    /// For the main loop to answer.
+    /// For an answer that comes later.
     pub answer: Duration,
     /// For a refused client to stop sending.
     pub farewell: Duration,
+    /// Without clients and work for so long, the server ends; never if there is nothing here.
+    pub alone: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -103,6 +131,7 @@ impl Default for Limits {
             idle: Duration::from_secs(30),
             answer: Duration::from_secs(10),
             farewell: Duration::from_secs(2),
+            alone: None,
         }
     }
 }
@@ -112,6 +141,7 @@ impl Default for Limits {
 pub struct Server {
     stop: Arc<AtomicBool>,
     wake: Arc<EventFd>,
+    over: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -136,11 +166,30 @@ impl Server {
             connections: Vec::new(),
             wake: Arc::clone(&wake),
             accept_again: None,
+            alone_since: Instant::now(),
         };
-        let stopped = Arc::clone(&stop);
-        let body = move || serving.run(&stopped);
+        let over = Arc::new(EventFd::new(libc::EFD_CLOEXEC)?);
+        let (stopped, ended) = (Arc::clone(&stop), End(Arc::clone(&over)));
+        let body = move || {
+            let _ended = ended;
+            serving.run(&stopped);
+        };
         let thread = Start::new(Role::Api, "api").stack(STACK).run(body)?;
-        Ok(Self { stop, wake, thread: Some(thread) })
+        Ok(Self { stop, wake, over, thread: Some(thread) })
+    }
+
+    /// Readable once nothing is served any more.
+    pub fn over(&self) -> BorrowedFd<'_> {
+        descriptor(&self.over)
+    }
+}
+
+/// Tells of the thread's end, however it comes.
+struct End(Arc<EventFd>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let _ = self.0.write(1);
     }
 }
 
@@ -166,14 +215,22 @@ struct Serving {
     wake: Arc<EventFd>,
     /// Until then nobody is accepted, for want of descriptors.
     accept_again: Option<Instant>,
+    /// When there last was a client or work.
+    alone_since: Instant,
 }
 
 impl Serving {
     fn run(&mut self, stop: &AtomicBool) {
         while !stop.load(Ordering::Acquire) {
             let Some(ready) = self.poll(self.patience()) else { return };
+            if !self.connections.is_empty() || self.service.is_busy() {
+                self.alone_since = Instant::now();
+            }
             self.turn(&ready);
             self.accept(&ready);
+            if self.has_been_alone_for_long() {
+                return;
+            }
         }
         let until = Instant::now() + LAST_RESPONSES;
         self.accept_again = Some(until + LAST_RESPONSES);
@@ -194,8 +251,16 @@ impl Serving {
             return Some(Duration::ZERO);
         }
         let deadlines = self.connections.iter().filter_map(Connection::deadline);
-        let first = deadlines.chain(self.accept_again).min()?;
+        let alone = self.limits.alone.filter(|_| self.connections.is_empty());
+        let alone = alone.map(|alone| self.alone_since + alone);
+        let first = deadlines.chain(self.accept_again).chain(alone).min()?;
         Some(first.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether neither clients nor work have been there for as long as the server lives without them.
+    fn has_been_alone_for_long(&self) -> bool {
+        let long = self.limits.alone.is_some_and(|alone| self.alone_since.elapsed() >= alone);
+        long && self.connections.is_empty()
     }
 
     /// Waits, and says what each connection's socket is ready for, and the listener's at the end.

@@ -131,6 +131,8 @@ pub struct Statistics {
     pub disks: BTreeMap<String, DiskStatistics>,
     /// Network devices by name.
     pub nets: BTreeMap<String, NetStatistics>,
+    /// Interrupts of each virtio device, in the order in which the guest finds them.
+    pub interrupts: Vec<InterruptStatistics>,
     /// CPU time of the whole process, in microseconds.
     pub cpu_time: u64,
 }
@@ -210,7 +212,7 @@ pub struct DiskQueueStatistics {
 }
 
 /// One network device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct NetStatistics {
     /// Frames to the guest.
@@ -223,6 +225,42 @@ pub struct NetStatistics {
     pub sent_bytes: u64,
     /// Frames that were dropped, either way.
     pub dropped: u64,
+    /// Each of its pairs of queues.
+    pub queues: Vec<NetQueueStatistics>,
+}
+
+/// One pair of queues of a network device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct NetQueueStatistics {
+    /// Frames to the guest.
+    pub received_packets: u64,
+    /// Bytes to the guest.
+    pub received_bytes: u64,
+    /// Frames that the guest had no room for.
+    pub receive_dropped: u64,
+    /// Frames that the guest does not want.
+    pub receive_filtered: u64,
+    /// Frames from the guest.
+    pub sent_packets: u64,
+    /// Bytes from the guest.
+    pub sent_bytes: u64,
+    /// Frames that the host did not take, and those that are none.
+    pub send_dropped: u64,
+}
+
+/// How often a device has interrupted its guest, masked or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct InterruptStatistics {
+    /// What it is: `disk`, `net`, `console`, `vsock`, `balloon`, `rng`.
+    pub kind: String,
+    /// Its name in the configuration; of a device that is the only one of its kind, the kind.
+    pub device: String,
+    /// For each of its queues; none while no machine has been built yet.
+    pub queues: Vec<u64>,
+    /// For changes of its configuration.
+    pub config: u64,
 }
 
 /// Something that happened to a guest, one line of JSON each.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use resources::config::host::Restart;
 use resources::config::{Name, VmConfig};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::id::Id;
@@ -15,7 +15,7 @@ use crate::jail::Settings;
 pub const VERSION: u32 = 1;
 
 /// What a guest is. Fields are only ever added within a version.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Guest {
     /// [`VERSION`].
     pub version: u32,
@@ -54,7 +54,7 @@ pub struct Guest {
 }
 
 /// What the user of a guest asked for last.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Wanted {
     /// That it runs; what follows an end is up to [`Restart`].
@@ -66,8 +66,20 @@ pub enum Wanted {
     Killed,
 }
 
-/// The host's clock in milliseconds since 1970.
-pub fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+/// A label that no guest can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{}` is no label; it is KEY=VALUE, of which KEY may not be empty and neither may hold control characters", .0.escape_debug()
+)]
+pub struct InvalidLabel(String);
+
+/// Whether a guest can have this label.
+///
+/// # Errors
+///
+/// [`InvalidLabel`].
+pub fn check_label(key: &str, value: &str) -> Result<(), InvalidLabel> {
+    let control = |text: &str| text.chars().any(char::is_control);
+    let bad = key.is_empty() || key.contains('=') || control(key) || control(value);
+    if bad { Err(InvalidLabel(format!("{key}={value}"))) } else { Ok(()) }
 }

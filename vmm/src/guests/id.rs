@@ -4,11 +4,15 @@ use std::fmt;
 use std::str::FromStr;
 
 use rustix::rand::{GetRandomFlags, getrandom};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Twelve lower-case hexadecimal digits, drawn at random.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(try_from = "String")]
+#[schemars(with = "String", extend("pattern" = "^[0-9a-f]{12}$"))]
 pub struct Id(String);
 
 const DIGITS: usize = 12;

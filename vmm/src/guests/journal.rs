@@ -14,8 +14,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 pub use self::reader::Reader;
-use super::guest::{Guest, now};
+use super::guest::Guest;
+use super::id::Id;
+use super::record::Ended;
 use crate::api::types::Event;
+use crate::clock::now;
 
 /// Bytes of one file.
 const LIMIT: u64 = 4 << 20;
@@ -40,6 +43,28 @@ impl Journal {
     /// Everything that is kept, from the oldest event on, and then what comes.
     pub fn read(&self) -> Reader {
         Reader::new(self.path.clone())
+    }
+
+    /// How the last run ended of the guest with this id, as far as the journal goes back: what is left of guests that
+    /// were removed.
+    pub fn last_end(&self, id: &Id) -> Option<Ended> {
+        let mut journal = self.read();
+        let mut last = None;
+        while let Ok(Some(event)) = journal.read() {
+            if event.event == "exited" && event.id == id.as_str() {
+                last = Some(event);
+            }
+        }
+        let Event { time, mut details, .. } = last?;
+        let mut take = |key| details.remove(key).unwrap_or_default();
+        Some(Ended {
+            at: time,
+            exit_code: take("exit_code").parse().ok()?,
+            kind: take("kind"),
+            message: take("message"),
+            resets: 0,
+            last_output: None,
+        })
     }
 
     /// The file before the one at [`path`](Self::path).

@@ -1,26 +1,28 @@
 //! What commands do to guests: start, stop, kill, pause; and the repair of what killed processes left.
 
-use std::io::{self, BufRead, BufReader};
-use std::os::unix::process::CommandExt;
+use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, Signal};
 
 use super::files::Lock;
 use super::guest::Wanted;
 use super::live::{self, Letter, Seen};
-use super::monitor::{self, FAILED, First, MONITOR_VERB, PROGRAM, TAKE_OVER};
+use super::monitor::{self, FAILED, First};
 use super::record::Ended;
+use super::spawn;
 use super::status::{State, Status};
 use super::store::{self, Entry, Store};
 use crate::api::client::{self, Client};
+use crate::ledger;
 
 /// How long a monitor has to write down an end, or a control interface to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Nobody waits longer than this, about 136 years: more than a clock may be able to tell.
+const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// How often a power button is pressed that nothing followed from.
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
@@ -31,6 +33,9 @@ pub enum Error {
     /// Its files.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// What was promised to it.
+    #[error(transparent)]
+    Ledger(ledger::Error),
     /// It is in another state than the command needs.
     #[error("the guest {name} is {state}; {remedy}")]
     State {
@@ -79,7 +84,7 @@ pub enum Error {
     },
 }
 
-fn host<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
+pub(super) fn host<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
     move |error| Error::Host { what, source: error.into() }
 }
 
@@ -93,7 +98,7 @@ pub fn start(entry: &mut Entry) -> Result<(), Error> {
     entry.guest.detached = true;
     entry.guest.wanted = Wanted::Running;
     entry.save()?;
-    let answer = spawn_monitor(entry, First::Start)?;
+    let answer = spawn::monitor(entry, First::Start)?;
     let reason = match answer.trim_end().strip_prefix(FAILED) {
         Some(reason) => reason,
         None if answer.is_empty() => "its monitor ended; `carve inspect` says more",
@@ -102,24 +107,6 @@ pub fn start(entry: &mut Entry) -> Result<(), Error> {
     drop(lock);
     wait_until_gone(entry, "the monitor", &entry.monitor_path(), PATIENCE)?;
     Err(Error::Start { name: entry.guest.name.to_string(), reason: reason.to_owned() })
-}
-
-/// Starts a monitor for the guest and returns what it says about the VMM.
-fn spawn_monitor(entry: &Entry, first: First) -> Result<String, Error> {
-    let mut child = Command::new(PROGRAM)
-        .arg0("carve")
-        .args([MONITOR_VERB, entry.guest.id.as_str()])
-        .args((first == First::TakeOver).then_some(TAKE_OVER))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(host("start the guest's monitor"))?;
-    let mut line = String::new();
-    if let Some(pipe) = child.stdout.take() {
-        BufReader::new(pipe).read_line(&mut line).map_err(host("hear from the guest's monitor"))?;
-    }
-    Ok(line)
 }
 
 /// Ends a guest: presses its power button, and kills it if it has not ended after `timeout`. Its policy
@@ -132,7 +119,7 @@ pub fn stop(entry: &mut Entry, timeout: Duration) -> Result<(), Error> {
     want(entry, Wanted::Stopped)?;
     let status = entry.status()?;
     let Some(vmm) = status.vmm else { return stop_restarting(entry, &status) };
-    let until = Instant::now() + timeout;
+    let until = Instant::now() + timeout.min(LONGEST);
     if status.state == State::Paused {
         // It could not hear the button.
         let _ = ask(entry, |client| client.post("/v1/resume"));
@@ -203,26 +190,31 @@ pub fn ask<T>(
 }
 
 /// Waits until the guest's present run has ended, and says how it did. A guest that does not run
-/// answers with its last end; one that was never started has none.
+/// answers with its last end; one that was never started has none. Of one that is removed meanwhile the journal tells.
 ///
 /// # Errors
 ///
 /// A file cannot be read.
-pub fn wait(entry: &Entry) -> Result<Option<Ended>, Error> {
+pub fn wait(store: &Store, entry: &Entry) -> Result<Option<Ended>, Error> {
     let first = entry.status()?;
     if matches!(first.state, State::Created) && first.vmm.is_none() {
         return Ok(None);
     }
     let run = first.record.as_ref().map(|record| record.run);
+    let told = || store.journal().last_end(&entry.guest.id);
     loop {
         let status = match entry.status() {
             Ok(status) => status,
             // Removed at its end (`--rm`), perhaps between two looks.
-            Err(_) if !entry.state_folder().exists() => return Ok(None),
+            Err(_) if !entry.state_folder().exists() => return Ok(told()),
             Err(error) => return Err(error.into()),
         };
-        let Some(record) = &status.record else { return Ok(None) };
-        if record.ended.is_some() || Some(record.run) != run {
+        let Some(record) = &status.record else { return Ok(told()) };
+        if Some(record.run) != run {
+            // It was started again already.
+            return Ok(told());
+        }
+        if record.ended.is_some() {
             return Ok(record.ended.clone());
         }
         match status.vmm {
@@ -264,7 +256,7 @@ pub fn repair(store: &Store, entry: &mut Entry) -> Result<Option<Status>, Error>
     let status = entry.status()?;
     match (status.vmm, status.monitor, status.record.clone()) {
         (Some(_), None, _) if entry.guest.detached => {
-            spawn_monitor(entry, First::TakeOver)?;
+            spawn::monitor(entry, First::TakeOver)?;
         }
         (None, None, Some(mut record)) => {
             if record.ended.is_none() {
@@ -272,7 +264,7 @@ pub fn repair(store: &Store, entry: &mut Entry) -> Result<Option<Status>, Error>
             }
             let code = record.ended.as_ref().map_or(0, |ended| ended.exit_code);
             if monitor::wants_another_run(entry, code) {
-                spawn_monitor(entry, First::Start)?;
+                spawn::monitor(entry, First::Start)?;
             } else if entry.guest.remove {
                 store.remove(entry)?;
                 return Ok(None);
@@ -281,6 +273,32 @@ pub fn repair(store: &Store, entry: &mut Entry) -> Result<Option<Status>, Error>
         _ => {}
     }
     Ok(Some(entry.status()?))
+}
+
+/// The guest that `text` means, put right, and what it does.
+///
+/// # Errors
+///
+/// There is none, or several; files cannot be read or written.
+pub fn look_at(store: &Store, text: &str) -> Result<(Entry, Status), Error> {
+    let mut entry = store.find(text)?;
+    let status = repair(store, &mut entry)?;
+    let status = status.ok_or_else(|| store::Error::NotFound(text.to_owned()))?;
+    Ok((entry, status))
+}
+
+/// All guests, put right, and what each does, in the order they were created in.
+///
+/// # Errors
+///
+/// The folder cannot be read. A guest that cannot be read or put right is an error of its own.
+#[allow(clippy::type_complexity)]
+pub fn look_at_all(store: &Store) -> Result<Vec<Result<(Entry, Status), Error>>, Error> {
+    let look = |entry: Result<Entry, store::Error>| {
+        let mut entry = entry?;
+        Ok(repair(store, &mut entry)?.map(|status| (entry, status)))
+    };
+    Ok(store.entries()?.into_iter().filter_map(|entry| look(entry).transpose()).collect())
 }
 
 /// Removes a guest that does not run; with `force` one that does, too.
@@ -303,7 +321,14 @@ pub fn remove(store: &Store, entry: &mut Entry, force: bool) -> Result<(), Error
         }
     }
     match lock_idle(entry, false) {
-        Ok(Some(_lock)) => Ok(store.remove(entry)?),
+        Ok(Some(_lock)) => {
+            store.remove(entry)?;
+            if entry.guest.of_file {
+                // What the host file has no more holds its share no longer.
+                ledger::forget(store, &entry.guest.name, false).map_err(Error::Ledger)?;
+            }
+            Ok(())
+        }
         Ok(None) => {
             let (name, state) = (entry.guest.name.to_string(), State::Running);
             let remedy = "another command started it meanwhile; try again";
@@ -354,46 +379,18 @@ fn stop_restarting(entry: &Entry, status: &Status) -> Result<(), Error> {
 
 /// Makes a monitor look again at what is wanted.
 fn wake(entry: &Entry, monitor: Seen) -> Result<(), Error> {
-    send(&entry.monitor_path(), monitor, Signal::TERM).map_err(host("wake the guest's monitor"))
+    live::send(&entry.monitor_path(), monitor, Signal::TERM)
+        .map_err(host("wake the guest's monitor"))
 }
 
 /// Sends a signal to the guest's VMM.
 fn signal(entry: &Entry, vmm: Seen, number: Signal) -> Result<(), Error> {
-    send(&entry.vmm_path(), vmm, number).map_err(host("send a signal to the guest's process"))
-}
-
-/// Sends a signal to the process that was `seen` at `path`, and to no other that has its id by now.
-fn send(path: &Path, seen: Seen, number: Signal) -> io::Result<()> {
-    let pidfd = match pidfd_open(seen.pid, PidfdFlags::empty()) {
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
-        other => other?,
-    };
-    // Still the one that holds the lock: so the descriptor is of that process.
-    if live::look(path)?.is_none_or(|now| now.pid != seen.pid) {
-        return Ok(());
-    }
-    match pidfd_send_signal(&pidfd, number) {
-        Err(rustix::io::Errno::SRCH) => Ok(()),
-        other => Ok(other?),
-    }
+    live::send(&entry.vmm_path(), vmm, number).map_err(host("send a signal to the guest's process"))
 }
 
 /// Waits for the end of a process. False: it still lives at `until`.
 fn wait_for(seen: Seen, until: Instant) -> Result<bool, Error> {
-    let pidfd = match pidfd_open(seen.pid, PidfdFlags::empty()) {
-        Err(rustix::io::Errno::SRCH) => return Ok(true),
-        other => other.map_err(host("watch the guest's process"))?,
-    };
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let time = Timespec::try_from(left).ok();
-        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], time.as_ref()) {
-            Ok(0) => return Ok(false),
-            Ok(_) => return Ok(true),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(host("wait for the guest's process")(error)),
-        }
-    }
+    live::wait_for(seen, until).map_err(host("wait for the guest's process"))
 }
 
 /// Waits until a guest that is ending has ended, and its monitor has written that down and left.

@@ -11,9 +11,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, fcntl_lock};
-use rustix::process::{Flock, FlockType, Pid, fcntl_getlk, getpid};
+use rustix::process::{
+    Flock, FlockType, Pid, PidfdFlags, Signal, fcntl_getlk, getpid, pidfd_open, pidfd_send_signal,
+};
 
 /// Most bytes of last words that are believed.
 const LAST_WORDS: u64 = 400;
@@ -164,6 +168,40 @@ pub fn look(path: &Path) -> io::Result<Option<Seen>> {
     // Without an id the holder is in a process namespace that this process does not see.
     let unseen = || io::Error::other("its process is in a namespace that is not seen from here");
     Ok(Some(Seen { pid: holder.pid.ok_or_else(unseen)?, letter }))
+}
+
+/// Sends a signal to the process that was `seen` at `path`, and to no other that has its id by now.
+pub(super) fn send(path: &Path, seen: Seen, number: Signal) -> io::Result<()> {
+    let pidfd = match pidfd_open(seen.pid, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        other => other?,
+    };
+    // Still the one that holds the lock: so the descriptor is of that process.
+    if look(path)?.is_none_or(|now| now.pid != seen.pid) {
+        return Ok(());
+    }
+    match pidfd_send_signal(&pidfd, number) {
+        Err(rustix::io::Errno::SRCH) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Waits for the end of a process. False: it still lives at `until`.
+pub(super) fn wait_for(seen: Seen, until: Instant) -> io::Result<bool> {
+    let pidfd = match pidfd_open(seen.pid, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(true),
+        other => other?,
+    };
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let time = Timespec::try_from(left).ok();
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], time.as_ref()) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 #[cfg(test)]

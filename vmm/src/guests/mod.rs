@@ -16,7 +16,9 @@
 
 mod books;
 mod clerk;
+mod entry;
 pub(crate) mod files;
+mod filter;
 mod folders;
 mod guest;
 mod id;
@@ -28,17 +30,22 @@ pub mod log;
 pub mod monitor;
 pub mod process;
 mod record;
+pub mod report;
+pub mod sampling;
+pub(crate) mod spawn;
 mod status;
 mod store;
 mod update;
 
 pub use books::{Books, Error as BooksError, WriteExitRecord};
+pub use entry::{Entry, Error};
+pub use filter::{Filters, NotAFilter};
 pub use folders::{Folders, NoFolder};
-pub use guest::{Guest, Wanted};
+pub use guest::{Guest, InvalidLabel, Wanted, check_label};
 pub use id::Id;
 pub use journal::{Journal, Reader as JournalReader};
 pub use record::{Ended, Record};
 pub use resources::config::host::Restart;
 pub use status::{State, Status};
-pub use store::{Entry, Error, New, Store};
+pub use store::{New, Store};
 pub use update::{Error as UpdateError, Update};

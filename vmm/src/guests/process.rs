@@ -136,7 +136,7 @@ fn guest(
             // One that was paused and reset runs again.
             Notice::Started | Notice::Resumed | Notice::Reset => Some(Letter::Running),
             Notice::Paused => Some(Letter::Paused),
-            Notice::PowerButton | Notice::Updated(_) => None,
+            Notice::PowerButton | Notice::Updated(_) | Notice::Full(_) => None,
         };
         let (event, details) = notice.words();
         if let Some(letter) = letter
@@ -165,6 +165,7 @@ fn guest(
         confinement: Confinement { settings: guest.confinement, last_words, sockets },
         outside: Some(Rc::clone(books) as Rc<dyn Outside>),
         pins: share.pins.clone(),
+        pause_when_full: share.pools.clone(),
     };
     let outcome = run::run(options);
     // In a jail there is no way to the control groups; the next command removes what is empty then.

@@ -2,14 +2,16 @@
 
 use std::fs;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::guest::{VERSION, now};
+use super::guest::VERSION;
+use crate::clock::now;
 use crate::outcome::{End, signal_code, signal_name};
 
 /// The last run of a guest. Its VMM writes it at the start and at an orderly end; whoever finds an end
 /// that was not orderly writes that.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
     /// [`VERSION`].
     pub version: u32,
@@ -31,7 +33,7 @@ pub struct Record {
 }
 
 /// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Ended {
     /// When, in milliseconds since 1970.
     pub at: u64,

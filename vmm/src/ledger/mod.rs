@@ -31,7 +31,7 @@ mod volume;
 pub use apply::{Applied, ApplyOptions, Error as ApplyError, Refused, Step, apply};
 pub use books::{Error, Ledger};
 pub use down::{DownOptions, down};
-pub use present::{forget, plan_here as plan};
+pub use present::{forget, has_name, plan_here as plan};
 pub use share::{Error as ShareError, Share};
 pub use used::{Part, Used};
 pub use verify::{Finding, Verified, verify};

@@ -119,7 +119,7 @@ impl Ledger<'_> {
     }
 }
 
-/// [`plan`] for the host of `store`, whether a host file was applied before or not.
+/// [`plan()`] for the host of `store`, whether a host file was applied before or not.
 ///
 /// # Errors
 ///
@@ -135,6 +135,13 @@ pub fn plan_here(
         Some(ledger) => plan(store, &ledger, config, host, (prune, volumes)),
         None => Ok(plan::plan(config, host, &Present::default(), Options { prune })),
     }
+}
+
+/// Whether the host file, as it was applied last, has a VM called `name`. A ledger that cannot be read
+/// says so to whoever starts a guest.
+pub fn has_name(store: &Store, name: &Name) -> bool {
+    let ledger = Ledger::open(store).ok().flatten();
+    ledger.is_some_and(|ledger| ledger.config().guests.contains_key(name))
 }
 
 /// Forgets what is booked for a VM whose guest was removed, unless the host file still has it; with

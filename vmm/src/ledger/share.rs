@@ -4,10 +4,11 @@
 //! with it, however it ends.
 
 use std::fs;
+use std::path::PathBuf;
 
 use resources::CpuSet;
 use resources::config::Name;
-use resources::config::host::HostConflict;
+use resources::config::host::{HostConflict, OnFull};
 use resources::enforce::{Hierarchy, HierarchyError, ProcessError, Settings};
 use resources::plan::{Booking, Cgroup, HostCpus, Origin, Owner, Present, admit};
 
@@ -55,6 +56,8 @@ pub struct Share {
     group: Option<Group>,
     /// The CPU of each vCPU; none where they run where they like.
     pub pins: Vec<u32>,
+    /// Folders of pools whose guests are paused while they are full.
+    pub pools: Vec<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -89,7 +92,11 @@ impl Share {
             }
             None => book(&mut ledger, entry)?,
         };
-        let share = Self::held(hierarchy, &booking, &above)?;
+        let mut share = Self::held(hierarchy, &booking, &above)?;
+        let pools = &ledger.config().pools;
+        let own = booking.guest.volumes().filter_map(|(_, volume)| pools.get(&volume.pool));
+        let pausing = own.filter(|pool| pool.on_full == OnFull::Pause);
+        share.pools = pausing.map(|pool| pool.path.clone()).collect();
         if booking.origin == Origin::Command {
             // Only now: what cannot be enforced is not promised.
             ledger.save()?;
@@ -106,7 +113,7 @@ impl Share {
             let temporary = booking.origin == Origin::Command;
             group = Some(Group { hierarchy, path: own.path.clone(), before, temporary });
         }
-        let share = Self { group, pins: pins(&booking.cpus) };
+        let share = Self { group, pins: pins(&booking.cpus), pools: Vec::new() };
         settings(booking).apply()?;
         Ok(share)
     }

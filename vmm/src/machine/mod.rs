@@ -141,6 +141,9 @@ impl Machine {
         let host = Host { vm: &vm, system, memory: &memory, device_space };
         let Wired { pio, mmio, ioapic, devices, virtio, described } =
             wiring::connect(&host, config, console, sources.devices()?)?;
+        for (core, (_, _, counts)) in virtio.iter().zip(sources.interrupts()) {
+            devices::mutex::lock(core).count_interrupts(Arc::clone(counts));
+        }
         let apic_ids = topology.apic_ids().collect();
         let tables = acpi::Tables::build(&wiring::acpi_platform(apic_ids, described))?;
         let rsdp = tables.write(&memory)?;

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 
 use devices::token_bucket::{Limits, LimitsHandle, Rate, SharedLimiter};
-use devices::virtio::net::{self, Backend, Link, MacAddress};
+use devices::virtio::net::{self, Backend, Link, MacAddress, Passed};
 use resources::config::{self, Connection, LinkState, NetLimits};
 
 use super::passt::{self, Outside, Passt};
@@ -108,6 +108,7 @@ pub struct Handle {
     link: Arc<Link>,
     receive: Arc<SharedLimiter>,
     send: Arc<SharedLimiter>,
+    pairs: u16,
 }
 
 impl Handle {
@@ -124,6 +125,11 @@ impl Handle {
     /// Its name in the configuration.
     pub fn short_name(&self) -> &str {
         self.name.strip_prefix("net.").unwrap_or(&self.name)
+    }
+
+    /// What each pair of queues has passed on over all resets.
+    pub fn statistics(&self) -> impl Iterator<Item = Passed> {
+        (0..self.pairs).map(|pair| self.link.counters().pair(pair))
     }
 
     /// Bounds what the guest receives.
@@ -225,6 +231,7 @@ impl Network {
             link: Link::new(net.link == LinkState::Up),
             receive: limiter(&net.receive),
             send: limiter(&net.send),
+            pairs: net.queues,
         };
         Ok(Self { host_end, mac, mtu, queue_size: net.queue_size, handle })
     }

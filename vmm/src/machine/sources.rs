@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use boot::cmdline::CommandLine;
 use boot::initrd::Initrd;
@@ -11,6 +12,7 @@ use boot::kernel::{self, Kernel};
 use boot::layout::RamLayout;
 use boot::{BootSource, Protocol};
 use devices::virtio::VirtioDevice;
+use devices::virtio::interrupt::InterruptCounts;
 use devices::virtio::rng::Rng;
 use resources::config::{BootProtocol, Named, VmConfig};
 
@@ -67,6 +69,15 @@ pub struct Sources {
     vsock: Option<VsockSocket>,
     balloon: Option<BalloonControl>,
     rng: bool,
+    /// Of each device, in the order in which the guest finds them.
+    interrupts: Vec<DeviceInterrupts>,
+}
+
+/// The interrupts of a device over all resets.
+struct DeviceInterrupts {
+    kind: &'static str,
+    name: String,
+    counts: Arc<InterruptCounts>,
 }
 
 impl Sources {
@@ -117,6 +128,7 @@ impl Sources {
             vsock: config.vsock.as_ref().map(VsockSocket::open).transpose()?,
             balloon: config.balloon.as_ref().map(BalloonControl::new).transpose()?,
             rng: config.devices.rng,
+            interrupts: interrupts(config),
         })
     }
 
@@ -157,6 +169,12 @@ impl Sources {
         self.disks.follow_host();
     }
 
+    /// How often each device has interrupted the guest: kind, name and counts, in the order in which the guest finds
+    /// them.
+    pub(crate) fn interrupts(&self) -> impl Iterator<Item = (&str, &str, &Arc<InterruptCounts>)> {
+        self.interrupts.iter().map(|one| (one.kind, one.name.as_str(), &one.counts))
+    }
+
     /// Fresh devices for a machine, in the order in which the guest finds them.
     pub(super) fn devices(&self) -> Result<Vec<Box<dyn VirtioDevice>>, Error> {
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
@@ -180,6 +198,21 @@ impl Sources {
         }
         Ok(devices)
     }
+}
+
+/// Nothing counted yet, for each device that [`Sources::devices`] makes.
+fn interrupts(config: &VmConfig) -> Vec<DeviceInterrupts> {
+    let disks = config.disk.keys().map(|name| ("disk", name.to_string()));
+    let nets = config.net.keys().map(|name| ("net", name.to_string()));
+    let single = [
+        ("console", !config.console.is_empty()),
+        ("vsock", config.vsock.is_some()),
+        ("balloon", config.balloon.is_some()),
+        ("rng", config.devices.rng),
+    ];
+    let single = single.into_iter().filter(|(_, there)| *there);
+    let all = disks.chain(nets).chain(single.map(|(kind, _)| (kind, kind.to_owned())));
+    all.map(|(kind, name)| DeviceInterrupts { kind, name, counts: Arc::default() }).collect()
 }
 
 fn open(what: &'static str, path: &Path) -> Result<File, Error> {

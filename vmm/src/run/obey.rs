@@ -1,7 +1,5 @@
 //! What comes from the control interface, carried out on the main loop one after the other.
 
-use std::time::UNIX_EPOCH;
-
 use super::{MachineEnd, Notice, Run};
 use crate::api::types::{RunState, Vm};
 use crate::command::{Answer, Asked, Command, Refusal, Reply};
@@ -34,6 +32,19 @@ impl Run<'_> {
         })?;
         self.notify(Notice::Paused);
         Ok(Answer::Done)
+    }
+
+    /// Pauses the guest while there is no room for what it writes.
+    pub(super) fn pause_if_full(&mut self, machine: &mut Machine) {
+        let Some(folder) = self.room.full().filter(|_| !machine.is_paused()) else { return };
+        tracing::warn!(
+            "{} is full: the guest is paused; make room, then unpause it",
+            folder.display()
+        );
+        self.notify(Notice::Full(folder.to_owned()));
+        if let Err(refusal) = self.pause(machine) {
+            tracing::warn!("it could not be paused: {refusal:?}");
+        }
     }
 
     fn resume(&mut self, machine: &mut Machine) -> Reply {
@@ -91,7 +102,6 @@ impl Run<'_> {
     }
 
     fn status(&self, machine: &Machine) -> Vm {
-        let since_1970 = self.started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         Vm {
             id: self.control.id.clone(),
             name: self.control.name.clone(),
@@ -101,7 +111,7 @@ impl Run<'_> {
             vcpus: self.context.config.vcpus,
             memory: self.context.config.memory.size.bytes(),
             resets: self.resets.total(),
-            started_at: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
+            started_at: self.started_at,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! `bench lifecycle`: what a user waits for who starts, lists, pauses, stops and removes guests, and what a
 //! guest costs while it does nothing. Guests of a few instructions, on this machine's own KVM.
 
+mod pauses;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,6 +33,9 @@ pub struct Arguments {
     /// The carve binary; built where it is not given
     #[arg(long, value_name = "FILE")]
     carve: Option<PathBuf>,
+    /// Where the disk is of the guest that is paused with I/O in flight
+    #[arg(long, default_value = "/dev/shm", value_name = "DIRECTORY")]
+    directory: PathBuf,
 }
 
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
@@ -44,6 +49,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     std::fs::write(&power_off, elf::of(elf::POWER_OFF))?;
     println!("load of the machine before: {}", load());
     lives(&host, arguments.rounds, &idle, &power_off)?;
+    pauses::measure(workspace, &host, arguments.rounds, &arguments.directory)?;
     many(&host, arguments, &idle)?;
     println!("load of the machine after: {}", load());
     Ok(())

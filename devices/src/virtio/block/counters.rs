@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::MAX_QUEUES;
 use super::request::Request;
+use crate::count::Count;
 
 /// Parts of a latency histogram. Each but the last has a [bound](latency_bound).
 pub const LATENCIES: usize = 20;
@@ -27,21 +28,6 @@ fn part(time: Duration) -> usize {
     let times = time.as_nanos().saturating_sub(1) / shortest;
     let doublings = u128::BITS - times.leading_zeros();
     usize::try_from(doublings).unwrap_or(LATENCIES).min(LATENCIES - 1)
-}
-
-/// A number that one thread counts and others read.
-#[derive(Debug, Default)]
-struct Count(AtomicU64);
-
-impl Count {
-    /// Only for the one thread: cheaper than an addition that others could disturb.
-    fn add(&self, by: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(by), Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
 }
 
 /// Counts of one queue, on cache lines of their own.

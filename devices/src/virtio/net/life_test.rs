@@ -120,7 +120,7 @@ fn the_link_can_be_cut_and_mended() {
     assert_eq!((status(&driver), driver.signals.config()), (0, 1));
     driver.queues[TX].request(&[outgoing(&frame(OTHER, 1, 60))]);
     peer.send(&frame(MAC, 1, 60));
-    wait("the frame is dropped", || counter(&driver, |c| &c.filtered) == 1);
+    wait("the frame is dropped", || counter(&driver, |c| c.filtered) == 1);
     link.set(true);
     assert_eq!((status(&driver), driver.signals.config()), (1, 2));
     driver.queues[TX].request(&[outgoing(&frame(OTHER, 2, 60))]);

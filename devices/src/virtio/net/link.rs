@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::state::Counters;
+use super::counters::Counters;
 use crate::mutex::lock;
 use crate::virtio::interrupt::Interrupt;
 

@@ -10,6 +10,7 @@
 pub mod backend;
 mod buffers;
 mod control;
+mod counters;
 pub mod features;
 mod filter;
 pub mod header;
@@ -39,9 +40,9 @@ use self::worker::Pair;
 
 pub use self::backend::{Backend, Port};
 pub use self::buffers::Room;
+pub use self::counters::{Counters, Passed};
 pub use self::filter::MacAddress;
 pub use self::link::Link;
-pub use self::state::Counters;
 pub use self::stream::StreamSocket;
 pub use self::tap::Tap;
 

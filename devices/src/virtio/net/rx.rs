@@ -10,9 +10,10 @@ use std::time::Instant;
 
 use super::backend::Port;
 use super::buffers::Room;
+use super::counters::PairCounters;
 use super::filter::{Filter, PEEK};
 use super::header;
-use super::state::{Shared, count};
+use super::state::Shared;
 use super::worker::{BATCH, Wait};
 use crate::token_bucket::RECHECK;
 use crate::virtio::chain::Chain;
@@ -78,7 +79,7 @@ impl Receiver {
                 self.deliver(frame);
                 self.queue.signal();
             }
-            Some(_) => count(&self.shared.counters.receive_dropped, 1),
+            Some(_) => self.counters().receive_dropped.add(1),
             None => {}
         }
         for _ in 0..self.room.chains() {
@@ -169,6 +170,10 @@ impl Receiver {
         Ok(if self.queue.enable_doorbell()? { Wait::Nothing } else { Wait::Doorbell })
     }
 
+    fn counters(&self) -> &PairCounters {
+        self.shared.counters.of(self.pair)
+    }
+
     /// Sees to it that `frame` fits, or drops it when it never will.
     fn make_room(&mut self, frame: Pending) -> Result<Result<(), Wait>, Broken> {
         if frame.len <= self.room.len() {
@@ -185,7 +190,7 @@ impl Receiver {
         let stuck = self.room.chains() == before && self.queue.available()? > 0;
         if !self.mergeable || full || stuck {
             self.pending = None;
-            count(&self.shared.counters.receive_dropped, 1);
+            self.counters().receive_dropped.add(1);
             return Ok(Ok(()));
         }
         self.wait_for_room().map(Err)
@@ -193,9 +198,8 @@ impl Receiver {
 
     /// Whether the driver gets this frame.
     fn wants(&mut self, frame: Pending) -> bool {
-        let counters = &self.shared.counters;
         if frame.len < header::LEN + header::ETHERNET || frame.len > LONGEST {
-            count(&counters.receive_dropped, 1);
+            self.counters().receive_dropped.add(1);
             self.pending = None;
             return false;
         }
@@ -210,7 +214,7 @@ impl Receiver {
                 self.filter.wants(start)
             });
         if !wanted {
-            count(&counters.filtered, 1);
+            self.counters().filtered.add(1);
             self.pending = None;
         }
         wanted
@@ -234,8 +238,8 @@ impl Receiver {
         self.room.copy_in(header::NUM_BUFFERS, &chains.to_le_bytes());
         self.room.remove(usize::from(chains));
         self.queue.publish(chains);
-        count(&self.shared.counters.received_frames, 1);
-        count(&self.shared.counters.received_bytes, len - header::LEN);
+        self.counters().received_frames.add(1);
+        self.counters().received_bytes.add((len - header::LEN) as u64);
     }
 }
 

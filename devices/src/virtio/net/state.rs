@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::counters::Counters;
 use super::features;
 use super::filter::{Filter, MacAddress};
 use super::link::Link;
@@ -59,28 +60,6 @@ impl State {
         }
         Ok(state)
     }
-}
-
-/// Frames and bytes that passed, and those that did not.
-#[derive(Debug, Default)]
-#[allow(missing_docs)]
-pub struct Counters {
-    pub received_frames: AtomicU64,
-    pub received_bytes: AtomicU64,
-    /// Frames for the driver that it had no room for, or that broke off.
-    pub receive_dropped: AtomicU64,
-    /// Frames the driver does not want.
-    pub filtered: AtomicU64,
-    pub sent_frames: AtomicU64,
-    pub sent_bytes: AtomicU64,
-    /// Frames that the host did not take.
-    pub send_dropped: AtomicU64,
-    /// Frames that are none.
-    pub malformed: AtomicU64,
-}
-
-pub(super) fn count(counter: &AtomicU64, by: usize) {
-    counter.fetch_add(by as u64, Ordering::Relaxed);
 }
 
 /// What the device and its workers share. Workers read atomics; the lock is taken when a command

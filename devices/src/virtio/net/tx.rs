@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::backend::Port;
 use super::header;
-use super::state::{Shared, count};
+use super::state::Shared;
 use super::worker::{BATCH, Wait};
 use crate::token_bucket::RECHECK;
 use crate::virtio::chain::Chain;
@@ -129,32 +129,32 @@ impl Transmitter {
 
     /// Sends or drops the first frames; how many, one at least.
     fn send_some(&self, port: &mut dyn Port, frames: &[Chain]) -> Result<usize, Wait> {
-        let counters = &self.shared.counters;
+        let counters = self.shared.counters.of(self.pair);
         if let Some(Err(len)) = frames.first().map(frame_len) {
-            count(&counters.malformed, 1);
+            counters.malformed.add(1);
             if let Some(suppressed) = self.shared.log.admit() {
                 tracing::warn!(suppressed, "net: the guest sent a frame of {len} bytes; dropped");
             }
             return Ok(1);
         }
         if !self.shared.link.is_up() {
-            count(&counters.send_dropped, 1);
+            counters.send_dropped.add(1);
             return Ok(1);
         }
         let good = frames.iter().take_while(|frame| frame_len(frame).is_ok()).count();
         match port.send(&frames[..good]) {
             Ok(sent) => {
                 let sent = sent.clamp(1, good);
-                count(&counters.sent_frames, sent);
+                counters.sent_frames.add(sent as u64);
                 let bytes = frames[..sent].iter().map(|frame| frame.readable_len() - header::LEN);
-                count(&counters.sent_bytes, bytes.sum());
+                counters.sent_bytes.add(bytes.sum::<usize>() as u64);
                 Ok(sent)
             }
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => Err(Wait::Port),
                 io::ErrorKind::Interrupted => Err(Wait::Nothing),
                 kind => {
-                    count(&counters.send_dropped, 1);
+                    counters.send_dropped.add(1);
                     if is_gone(kind) { Err(Wait::Gone(error)) } else { Ok(1) }
                 }
             },

@@ -15,7 +15,7 @@ use super::Doorbells;
 use crate::memory::GuestMemory;
 use crate::rate_limit::RateLimitedLog;
 use crate::virtio::device::{Activation, DeviceId, VirtioDevice};
-use crate::virtio::interrupt::Interrupt;
+use crate::virtio::interrupt::{Counted, Interrupt, InterruptCounts};
 use crate::virtio::queue::Queue;
 
 pub use self::notifications::{Notifications, feature, isr, status};
@@ -73,6 +73,12 @@ impl Core {
             restored: false,
             log: RateLimitedLog::new(),
         })
+    }
+
+    /// From now on its interrupts are counted there. Call it before a driver is at work.
+    pub fn count_interrupts(&mut self, counts: Arc<InterruptCounts>) {
+        let interrupt = Arc::clone(&self.interrupt);
+        self.interrupt = Arc::new(Counted::new(interrupt, counts, self.queues.len()));
     }
 
     /// Type of the device.

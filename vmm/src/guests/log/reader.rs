@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-use super::{Age, MAX_MARKS, Mark, milliseconds, parse_marks, time};
+use super::{Age, MAX_MARKS, Mark, parse_marks, time};
+use crate::clock::millis;
 
 /// Bytes read at a time.
 const BLOCK: usize = 64 << 10;
@@ -77,12 +78,12 @@ impl Reader {
         let mut reader = Self {
             folder: folder.to_owned(),
             files: open_all(folder)?,
-            until: query.until.map(milliseconds),
+            until: query.until.map(millis),
             aside: false,
             changes: None,
         };
         if let Some(since) = query.since {
-            reader.skip_to_time(milliseconds(since));
+            reader.skip_to_time(millis(since));
         }
         if let Some(lines) = query.tail {
             reader.skip_to_last(lines)?;
@@ -110,7 +111,7 @@ impl Reader {
                 continue;
             };
             if let Some(piece) = files.read()? {
-                let over = self.until.is_some_and(|until| milliseconds(piece.time) > until);
+                let over = self.until.is_some_and(|until| millis(piece.time) > until);
                 if over {
                     files.position -= piece.bytes.len() as u64;
                 }

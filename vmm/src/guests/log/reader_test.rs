@@ -99,7 +99,7 @@ fn pieces_say_when_they_were_written() {
     let mut reader = Reader::open(folder.path(), &Query::default()).unwrap();
     let mut pieces = vec![];
     while let Some(piece) = reader.read().unwrap() {
-        pieces.push((milliseconds(piece.time), String::from_utf8(piece.bytes).unwrap()));
+        pieces.push((millis(piece.time), String::from_utf8(piece.bytes).unwrap()));
     }
     let line = |line: u64| (line * 1000, format!("{line}\n"));
     let note = "[carve: 994 bytes of console output were lost here]\nlater\n";

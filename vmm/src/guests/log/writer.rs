@@ -7,7 +7,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Age, HEADER, MAX_MARKS, Mark, milliseconds, parse_marks};
+use super::{Age, HEADER, MAX_MARKS, Mark, parse_marks};
+use crate::clock::millis;
 
 /// Size of the current log, in bytes, at which it becomes the previous one. Both together are at most twice that.
 pub const LIMIT: u64 = 8 << 20;
@@ -108,7 +109,7 @@ impl Writer {
             self.files = Some(Files::open(&self.folder)?);
         }
         let Some(files) = self.files.as_mut() else { return Ok(()) };
-        let written = files.add(offset, offset - self.offset, self.run, bytes, milliseconds(now));
+        let written = files.add(offset, offset - self.offset, self.run, bytes, millis(now));
         if written > 0 {
             self.offset = offset + written as u64;
         }

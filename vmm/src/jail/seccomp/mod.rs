@@ -22,6 +22,7 @@ use std::thread;
 
 use devices::mutex::lock;
 use devices::thread::{Job, Keeper, Role};
+use schemars::JsonSchema;
 use seccompiler::{SeccompAction, apply_filter};
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,7 @@ use self::rules::Allowed;
 use crate::kvm::kick;
 
 /// What is done about system calls that are on no list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// They end the process.

@@ -249,6 +249,8 @@ fn main() -> Allowed {
             SYS_lseek,
             SYS_pread64,
             SYS_preadv,
+            // Whether the file systems of disks are full.
+            SYS_fstatfs,
             SYS_geteuid,
             SYS_getpgrp,
             // The process that watches over the terminal.

@@ -1,7 +1,8 @@
 //! Filters of lists of guests: `key=value`, as with Docker. Several of one key are alternatives, except
 //! labels, of which all have to be there.
 
-use vmm::guests::{Guest, State};
+use super::guest::Guest;
+use super::status::State;
 
 /// What guests have to be like to be listed.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -15,14 +16,20 @@ pub struct Filters {
 /// A text that is no filter.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAFilter {
+    /// It is not `key=value` with a known key.
     #[error("`{0}` is no filter; use name=TEXT, id=TEXT, state=STATE or label=KEY[=VALUE]")]
     Form(String),
+    /// No guest is ever in it.
     #[error("`{0}` is no state; use one of {words}", words = State::WORDS.join(", "))]
     State(String),
 }
 
 impl Filters {
     /// Reads filters as they were given.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAFilter`].
     pub fn parse(texts: &[String]) -> Result<Self, NotAFilter> {
         let mut filters = Self::default();
         for text in texts {

@@ -5,9 +5,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vmm::api::client::{self, Client};
-use vmm::api::types::{Statistics, Vm};
-use vmm::guests::Entry;
+use super::store::{self, Entry, Store};
+use crate::api::client::{self, Client};
+use crate::api::metrics::Sample;
+use crate::api::types::{Statistics, Vm};
 
 /// How long a guest has to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -21,6 +22,7 @@ const STACK: usize = 256 << 10;
 /// What a guest answered.
 #[derive(Clone, Debug)]
 pub struct Answer {
+    /// What it is and does.
     pub vm: Vm,
     /// Nothing from one that could not tell in time.
     pub statistics: Option<Statistics>,
@@ -64,4 +66,54 @@ fn ask(entry: &Entry) -> Result<Answer, client::Error> {
     let mut client = Client::connect_within(&entry.socket_path(), PATIENCE)?;
     // Without statistics there is less to tell.
     Ok(Answer { vm: client.get("/v1/vm")?, statistics: client.get("/v1/stats").ok() })
+}
+
+/// Why nothing can be told of any guest.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Their files.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// No thread to ask on.
+    #[error("cannot start a thread to ask the guests on: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// What there is to tell of all guests, and why not of some.
+///
+/// # Errors
+///
+/// [`Error`].
+pub fn samples(store: &Store) -> Result<(Vec<Sample>, Vec<store::Error>), Error> {
+    let (mut samples, mut live, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    let mut places = Vec::new();
+    for entry in store.entries()? {
+        match entry.and_then(|entry| Ok((entry.status()?, entry))) {
+            Ok((status, entry)) => {
+                samples.push(Sample {
+                    id: entry.guest.id.to_string(),
+                    name: entry.guest.name.to_string(),
+                    state: status.state.to_string(),
+                    up: status.vmm.is_some().then_some(false),
+                    vm: None,
+                    statistics: None,
+                });
+                if status.vmm.is_some() {
+                    places.push(samples.len() - 1);
+                    live.push(entry);
+                }
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    for (place, answer) in places.into_iter().zip(ask_all(&live)?) {
+        let (Some(Answer { vm, statistics }), Some(sample)) = (answer, samples.get_mut(place))
+        else {
+            continue;
+        };
+        sample.up = Some(true);
+        sample.state = vm.state.as_str().to_owned();
+        (sample.vm, sample.statistics) = (Some(vm), statistics);
+    }
+    Ok((samples, errors))
 }

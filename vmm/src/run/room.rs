@@ -1,0 +1,63 @@
+//! [`Room`]: whether the file systems of a guest's disks have room left for what it may still write.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, fstatvfs};
+
+/// Free space below which a file system counts as full: a hundredth of it, but from 64 MiB to 4 GiB,
+/// so that there is some left for what is written until the guest has stopped.
+const LEAST: u64 = 64 << 20;
+const MOST: u64 = 4 << 30;
+
+/// Folders whose file systems are watched.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// Each opened while paths can be.
+    folders: Vec<(PathBuf, OwnedFd)>,
+}
+
+impl Room {
+    /// Folders that cannot be opened are not watched.
+    pub(super) fn in_folders(folders: Vec<PathBuf>) -> Self {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |folder: PathBuf| {
+            let opened = rustix::fs::open(&folder, flags, Mode::empty()).ok()?;
+            Some((folder, opened))
+        };
+        Self { folders: folders.into_iter().filter_map(open).collect() }
+    }
+
+    /// A folder whose file system is full.
+    pub(super) fn full(&self) -> Option<&Path> {
+        let full = self.folders.iter().find(|(_, opened)| {
+            fstatvfs(opened).is_ok_and(|found| {
+                let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+                is_full(bytes(found.f_blocks), bytes(found.f_bavail))
+            })
+        });
+        full.map(|(folder, _)| folder.as_path())
+    }
+}
+
+fn is_full(size: u64, free: u64) -> bool {
+    free < (size / 100).clamp(LEAST, MOST)
+}
+
+#[cfg(test)]
+mod room_test {
+    use super::*;
+
+    #[test]
+    fn a_file_system_is_full_before_nothing_is_left() {
+        assert!(is_full(1 << 30, (64 << 20) - 1) && !is_full(1 << 30, 64 << 20));
+        assert!(is_full(100 << 30, (1 << 30) - 1) && !is_full(100 << 30, 1 << 30));
+        assert!(is_full(10 << 40, (4 << 30) - 1) && !is_full(10 << 40, 4 << 30));
+    }
+
+    #[test]
+    fn only_folders_that_are_watched_count() {
+        assert_eq!(Room::default().full(), None);
+        assert_eq!(Room::in_folders(vec!["/none".into()]).full(), None);
+    }
+}
