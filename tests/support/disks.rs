@@ -97,7 +97,7 @@ impl Scratch {
 /// a checksum of its own. What it found is printed for [`Fio::of`].
 pub fn fio(device: &str, options: &str) -> String {
     format!(
-        "fio --name=job --thread --minimal --output=/tmp/fio --filename={device} --direct=1 \
+        "fio --name=job --thread --minimal --eta=never --output=/tmp/fio --filename={device} --direct=1 \
          --ioengine=libaio --iodepth=16 --verify=crc32c --verify_fatal=1 {options}; \
          echo fio=$?,$(cut -d';' -f5,6,47 /tmp/fio | tail -1)"
     )

@@ -216,6 +216,12 @@ impl Running {
         }
     }
 
+    /// Its output so far.
+    pub fn seen(&mut self) -> String {
+        self.seen.extend(self.output.try_iter().flatten());
+        String::from_utf8_lossy(&self.seen).into_owned()
+    }
+
     /// Whether it has ended.
     pub fn exited(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()

@@ -107,9 +107,10 @@ pub fn for_payload(workspace: &Workspace, verb: &str) -> Command {
     command
 }
 
-/// Where what is built of it is.
-pub fn payload_folder(workspace: &Workspace) -> PathBuf {
-    workspace.cache("payload").join(GNU).join("release")
+/// Builds the bare-metal program; its ELF file, which a PVH loader takes.
+pub fn build_payload(workspace: &Workspace) -> Result<PathBuf, Error> {
+    process::run(&mut for_payload(workspace, "build"))?;
+    Ok(workspace.cache("payload").join(GNU).join("release/payload"))
 }
 
 /// Builds all tests of the workspace.

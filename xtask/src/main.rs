@@ -13,6 +13,7 @@ mod demo;
 mod files;
 mod guest;
 mod host;
+mod hostile;
 mod initramfs;
 mod kernels;
 mod modules;
@@ -45,6 +46,8 @@ enum Task {
     /// Measure beside a peer and print ratios
     #[command(subcommand)]
     Bench(bench::Arguments),
+    /// Have a malicious guest attack its monitor, for a time
+    Hostile(hostile::Arguments),
     /// First process of the emulated host
     #[command(hide = true)]
     HostAgent,
@@ -71,6 +74,9 @@ fn main() -> ExitCode {
             demo::run(&workspace, &arguments).map(ExitCode::from).map_err(Into::into)
         }
         Task::Bench(arguments) => bench::run(&workspace, &arguments).map(|()| ExitCode::SUCCESS),
+        Task::Hostile(arguments) => {
+            hostile::run(&workspace, &arguments).map(|()| ExitCode::SUCCESS)
+        }
         Task::HostAgent => host::agent::run(),
     };
     result.unwrap_or_else(|error| {

@@ -1,14 +1,18 @@
-//! A guest without an operating system that measures virtio devices of a virtual machine monitor by polling their rings
-//! from ring 3, where guest code has the host's speed even on a KVM that interprets ring 0.
+//! A guest without an operating system that measures a virtual machine monitor, or attacks it, from ring 3, where guest
+//! code has the host's speed even on a KVM that interprets ring 0.
 //!
-//! It is booted by PVH and told by its command line what to do: `bench=block|net`, `cycles=N` (TSC cycles of each
-//! workload), `run=NAME[,NAME…]`. It answers through the serial port, a line `begin NAME` before and a line
-//! `end NAME OPERATIONS CYCLES` after each workload, and ends through the debug-exit port: with 0 where all went well.
+//! It is booted by PVH, told by its command line what to do, answers through the serial port, and ends through the
+//! debug-exit port: with 0 where all went well.
+//!
+//! - `bench=block|net`, `cycles=N` (TSC cycles of each workload), `run=NAME[,NAME…]`: polls the rings of a device; a
+//!   line `begin NAME` before and a line `end NAME OPERATIONS CYCLES` after each workload.
+//! - `hostile=SEED`, `operations=N`: plays a driver that means harm, see [`hostile`].
 
 #![no_std]
 #![no_main]
 
 mod block;
+mod hostile;
 mod io;
 mod mmio;
 mod net;
@@ -36,8 +40,13 @@ pub struct Outcome {
 #[unsafe(no_mangle)]
 extern "sysv64" fn payload_main(start_info: *const u64) -> ! {
     let line = io::command_line(start_info);
-    let cycles = word(line, "cycles=").and_then(|word| word.parse().ok()).unwrap_or(1_000_000_000);
     let names = word(line, "run=").unwrap_or_default().split(',');
+    let number = |key| word(line, key).and_then(|word| word.parse().ok());
+    if let Some(seed) = number("hostile=") {
+        hostile::run(seed, number("operations=").unwrap_or(100_000));
+        exit(0);
+    }
+    let cycles = number("cycles=").unwrap_or(1_000_000_000);
     let done = match word(line, "bench=") {
         Some("block") => block::run(names, cycles),
         Some("net") => net::run(names, cycles),

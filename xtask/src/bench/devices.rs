@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::table::Table;
 use super::{Result, Subject, account, payload};
 use crate::host::qemu::Qemu;
-use crate::process;
 use crate::workspace::Workspace;
+use crate::{cargo, process};
 
 /// For a run besides its workloads: firmware, most of all.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
@@ -49,7 +49,7 @@ pub struct Device<'a> {
 pub fn measure(workspace: &Workspace, arguments: &Common, device: &Device<'_>) -> Result<()> {
     let carve = arguments.subject.carve(workspace)?;
     let (rounds, seconds) = (arguments.rounds(5), arguments.seconds(0.4));
-    let (qemu, payload) = (Qemu::obtain(workspace)?, payload::build(workspace)?);
+    let (qemu, payload) = (Qemu::obtain(workspace)?, cargo::build_payload(workspace)?);
     let tsc = payload::tsc_rate();
     if arguments.real_time {
         // Above the monitors, to see their CPU time when the payload speaks.

@@ -1,20 +1,9 @@
-//! The bare-metal guest of `xtask/payload/`: building it, and how fast its clock is.
+//! How fast the clock of the bare-metal guest of `xtask/payload/` is.
 //!
-//! It polls its rings from ring 3, where guest code has the host's speed even on a KVM that interprets ring 0: device
+//! The guest polls its rings from ring 3, where guest code has the host's speed even on a KVM that interprets ring 0: device
 //! data paths are measured at real speed on a machine without hardware virtualization.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
-
-use super::Result;
-use crate::workspace::Workspace;
-use crate::{cargo, process};
-
-/// Builds the payload; its ELF file, which a PVH loader takes.
-pub fn build(workspace: &Workspace) -> Result<PathBuf> {
-    process::run(&mut cargo::for_payload(workspace, "build"))?;
-    Ok(cargo::payload_folder(workspace).join("payload"))
-}
 
 /// Cycles of the time stamp counter in a second; a guest's counter runs as fast.
 #[allow(unsafe_code)] // Reads the counter.

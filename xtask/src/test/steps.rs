@@ -23,8 +23,18 @@ const CARVE: &str = "carve";
 /// Those of them that need no guest to boot, and those whose guests boot anywhere. All others boot stock kernels and
 /// run on a KVM host.
 const LOCAL_TARGETS: [&str; 2] = ["cli", "divide"];
-const KVM_TARGETS: [&str; 9] =
-    ["api", "changes", "console", "jail", "kvm", "lifecycle", "pause", "serve", "terminal"];
+const KVM_TARGETS: [&str; 10] = [
+    "api",
+    "changes",
+    "console",
+    "hostile",
+    "jail",
+    "kvm",
+    "lifecycle",
+    "pause",
+    "serve",
+    "terminal",
+];
 /// Those that run on an emulated host of several CPUs and NUMA nodes, whose guests are of a few instructions: QEMU loses
 /// such hosts where nested guests do more.
 const WIDE_TARGETS: [&str; 1] = ["division"];
@@ -302,6 +312,7 @@ impl<'a> Steps<'a> {
         command.env("CARVE_TEST_KERNELS", kernels);
         if let Some(carve) = carve {
             command.env("CARVE_BIN", carve).env("CARVE_REQUIRE_KVM", "1");
+            command.env("CARVE_PAYLOAD", cargo::build_payload(self.workspace)?);
         }
         match install_tools(self.workspace) {
             Ok(()) => drop(command.env("CARVE_REQUIRE_TOOLS", "1")),

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::Host;
 use crate::bench::stats::{median, ms};
 use crate::bench::{Result, payload};
+use crate::cargo;
 use crate::workspace::Workspace;
 
 /// What the guest does all the time: what, how much at once, how many at once.
@@ -32,7 +33,7 @@ pub(super) fn measure(
     rounds: usize,
     folder: &Path,
 ) -> Result<()> {
-    let kernel = payload::build(workspace)?;
+    let kernel = cargo::build_payload(workspace)?;
     // An hour of work, of which it will not see the end.
     let cycles = 3600.0 * payload::tsc_rate();
     for workload in WORKLOADS {
