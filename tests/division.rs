@@ -511,3 +511,46 @@ fn the_example_divides_a_host_between_stock_kernels() {
     downs.sort();
     assert_eq!(downs, names.map(|name| format!("{name}: stopped")));
 }
+
+#[test]
+fn rates_and_huge_pages_are_read_back_from_the_guest_itself() {
+    let divided = Divided::new();
+    let add = "ip link add br5 type bridge && ip link set br5 up && sysctl -q vm.nr_hugepages=80";
+    assert!(std::process::Command::new("sh").args(["-c", add]).status().unwrap().success());
+    divided.write(
+        "[host]\nreserve = { cpus = \"0\", memory = \"1GiB\" }\n[pool.p]\npath = \"pool\"\n\
+         [defaults]\nkernel = \"halt\"\nmemory = \"64MiB\"\n\
+         [vm.a]\nhugepages = \"2MiB\"\ndisk.d = { pool = \"p\", size = \"32MiB\", iops = 1000, iops_burst = 50 }\n\
+         net.lan = { bridge = \"br5\", bandwidth = \"100Mbit/s\" }\n[vm.b]\nhugepages = \"2MiB\"\n",
+    );
+    divided.apply();
+    divided.verify();
+    let differs = |what: &str| {
+        let said = divided.carve("verify");
+        assert!(said.code == 1 && said.out.contains(what), "no {what:?} in {said:?}");
+    };
+    let path = "carve.slice/carve-a.scope/hugetlb.2MB.max";
+    fs::write(Path::new("/sys/fs/cgroup").join(path), "max").unwrap();
+    differs(&format!("a: {path}: expected {}, found max", 64 << 20));
+    divided.carve("update a --disk d,iops=2000 --net lan,rx-bandwidth=1Gbit/s").ok();
+    differs("a: requests of disk d: expected 1000/s, 50 at once, found 2000/s, 200 at once");
+    differs("a: bandwidth to the guest by net lan: expected 100Mbit/s, found 1Gbit/s");
+    // Put right without a restart.
+    let before = divided.pid("a");
+    assert_eq!(divided.apply(), "a: changed");
+    divided.verify();
+    assert_eq!((divided.pid("a"), divided.apply().as_str()), (before, ""));
+    // A guest that does not answer is named, and does not hold anybody up.
+    let stopped = |signal: &str| {
+        let pid = divided.pid("a").to_string();
+        std::process::Command::new("kill").args([signal, &pid]).status().unwrap();
+    };
+    stopped("-STOP");
+    differs("a: rates of its devices: expected told by its process, found no answer");
+    stopped("-CONT");
+    divided.verify();
+    divided.carve("stop -t 0 a b").ok();
+    fs::write("/proc/sys/vm/nr_hugepages", "40").unwrap();
+    differs("huge pages of 2MiB: expected at least 64, found 40");
+    fs::write("/proc/sys/vm/nr_hugepages", "0").unwrap();
+}

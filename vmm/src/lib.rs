@@ -15,6 +15,7 @@ mod event_loop;
 mod explain;
 pub mod guests;
 pub mod host;
+mod in_force;
 pub mod kvm;
 pub mod ledger;
 pub mod machine;

@@ -42,7 +42,11 @@ fn disk(name: &str, update: DiskUpdate) -> Update {
 }
 
 fn limits(bytes: u64, operations: u64) -> LimitsUpdate {
-    LimitsUpdate { bytes_per_second: Some(bytes), operations_per_second: Some(operations) }
+    LimitsUpdate {
+        bytes_per_second: Some(bytes),
+        operations_per_second: Some(operations),
+        ..LimitsUpdate::default()
+    }
 }
 
 #[test]
@@ -72,11 +76,11 @@ fn what_changes_about_a_guest_that_does_not_run_is_there_at_its_next_start() {
 #[test]
 fn zero_lifts_a_limit_and_what_is_left_out_stays() {
     let (_folder, store, mut entry) = guest(false);
-    let only = LimitsUpdate { operations_per_second: Some(0), bytes_per_second: None };
+    let only = LimitsUpdate { operations_per_second: Some(0), ..LimitsUpdate::default() };
     let update = disk("disk0", DiskUpdate { size: None, limits: Some(only) });
     update.apply(&store, &mut entry).unwrap();
     assert_eq!(entry.guest.config.disk[0].iops, None);
-    let bytes = LimitsUpdate { bytes_per_second: Some(5), operations_per_second: None };
+    let bytes = LimitsUpdate { bytes_per_second: Some(5), ..LimitsUpdate::default() };
     let net = NetUpdate { receive: Some(bytes), ..NetUpdate::default() };
     let update = Update { nets: vec![("net0".parse().unwrap(), net)], ..Update::default() };
     update.apply(&store, &mut entry).unwrap();

@@ -5,7 +5,7 @@ use crate::api::types::{RunState, Vm};
 use crate::command::{Answer, Asked, Command, Refusal, Reply};
 use crate::machine::{Machine, pause};
 use crate::outcome::End;
-use crate::{changes, statistics};
+use crate::{changes, in_force, statistics};
 
 impl Run<'_> {
     pub(super) fn press_power_button(&mut self, machine: &Machine) -> Reply {
@@ -61,7 +61,10 @@ impl Run<'_> {
         let mut end = None;
         let reply = match asked.command {
             Command::Status => Ok(Answer::Status(Box::new(self.status(machine)))),
-            Command::Config => Ok(Answer::Config(Box::new(self.context.config.clone()))),
+            Command::Config => {
+                let config = in_force::config(self.context.sources, self.context.config);
+                Ok(Answer::Config(Box::new(config)))
+            }
             Command::Pause => self.pause(machine),
             Command::Resume => self.resume(machine),
             Command::PowerButton => self.press_power_button(machine),
