@@ -330,3 +330,31 @@ fn a_thousand_random_verbs_with_killed_processes_in_between_do_what_a_model_does
         models[which] = after;
     }
 }
+
+#[test]
+fn limits_that_cannot_be_enforced_are_shown_where_guests_are() {
+    // A host that can enforce all of them shows none.
+    let can = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    if !have_kvm() || can {
+        return;
+    }
+    let host = Host::new();
+    payload::write_elf(payload::halt(), &host.root.path().join("halt"));
+    let file = |enforce: &str| {
+        let text =
+            format!("[vm.a]\nkernel = \"halt\"\nmemory = \"16MiB\"\nenforce = \"{enforce}\"\n");
+        std::fs::write(host.root.path().join("carve.toml"), text).unwrap();
+        host.carve("apply carve.toml")
+    };
+    file("strict").refused(&["[controller-missing]", "best-effort"]);
+    file("best-effort").ok();
+    let table = host.carve("ps").ok();
+    assert!(table.contains("(No limits of cpu, cpuset, hugetlb, io, memory"), "{table}");
+    let listed = host.guests()[0]["unenforced"].as_array().unwrap()[..5].to_vec();
+    assert_eq!(listed, ["cpu", "cpuset", "hugetlb", "io", "memory"]);
+    assert_eq!(host.inspect("a")["unenforced"], host.guests()[0]["unenforced"]);
+    // What was not asked of the kernel is not missed.
+    assert!(!host.carve("verify").out.contains("oom_score_adj"));
+    host.carve("stop -t 0 a").ok();
+    assert_eq!(host.guests()[0].get("unenforced"), None);
+}

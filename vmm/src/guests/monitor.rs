@@ -159,10 +159,10 @@ impl Monitor<'_> {
     /// Nothing more is to be done for the guest.
     fn leave(mut self) -> Result<(), Error> {
         let left = self.forget();
-        let store = self.store;
+        let (store, entry) = (self.store, self.entry.clone());
         // This sign of life held the guest's share of the host.
         drop(self);
-        if let Err(error) = Ledger::release(store) {
+        if let Err(error) = Ledger::release(store, &entry) {
             tracing::warn!("the guest's share of the host is not given back yet: {error}");
         }
         left

@@ -86,7 +86,8 @@ pub fn run(
     entry.write_record(&record)?;
     let alive = Rc::new(alive);
     // A panic has been shown by then; its exit code and record are those of any own error.
-    let body = AssertUnwindSafe(|| guest(store, entry, setup, Rc::clone(&alive), started));
+    let begun = &mut record;
+    let body = AssertUnwindSafe(|| guest(store, entry, begun, setup, Rc::clone(&alive), started));
     let outcome = panic::catch_unwind(body).unwrap_or(Err(Error::Panicked));
     let ended = match &outcome {
         Ok(outcome) => Ended::by(&outcome.end, outcome.resets, &outcome.last_output),
@@ -94,7 +95,7 @@ pub fn run(
     };
     store.end_run(entry, &mut record, ended)?;
     drop(alive);
-    if let Err(error) = Ledger::release(store) {
+    if let Err(error) = Ledger::release(store, entry) {
         tracing::warn!("the guest's share of the host is not given back yet: {error}");
     }
     outcome
@@ -103,6 +104,7 @@ pub fn run(
 fn guest(
     store: &Store,
     entry: &Entry,
+    record: &mut Record,
     setup: Setup,
     alive: Rc<Alive>,
     started: impl FnOnce() + 'static,
@@ -111,6 +113,10 @@ fn guest(
     std::env::set_current_dir(&guest.folder)
         .map_err(host(&format!("go to {}, where the guest was created", guest.folder.display())))?;
     let share = Share::take(store, entry)?;
+    if !share.unenforced.is_empty() {
+        record.unenforced.clone_from(&share.unenforced);
+        entry.write_record(record)?;
+    }
     let socket = socket::bind(&entry.socket_path())?;
     let (journal, noted) = (store.journal().clone(), guest.clone());
     let mut started = Some(started);

@@ -27,6 +27,10 @@ pub struct Record {
     /// Starts by the restart policy since the user started the guest.
     #[serde(default)]
     pub restarts: u32,
+    /// What it is not held to, with `enforce = "best-effort"` only: limits by controllers that the host
+    /// lacks, and settings that the kernel refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unenforced: Vec<String>,
     /// How it ended; nothing while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
@@ -64,6 +68,7 @@ impl Record {
             boot_id: boot_id(),
             oom_kills: oom_kills(),
             restarts,
+            unenforced: Vec::new(),
             ended: None,
         }
     }

@@ -10,8 +10,11 @@ use crate::guests::{Ended, State};
 
 fn store() -> (TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
-    let folders =
-        Folders { state: folder.path().join("state"), runtime: folder.path().join("run") };
+    let folders = Folders {
+        state: folder.path().join("state"),
+        runtime: folder.path().join("run"),
+        tenants: folder.path().join("tenants"),
+    };
     (folder, Store::new(folders))
 }
 

@@ -10,8 +10,11 @@ use crate::guests::{Folders, New};
 
 fn guest(remove: bool) -> (TempDir, Store, Entry) {
     let folder = tempfile::tempdir().unwrap();
-    let folders =
-        Folders { state: folder.path().join("state"), runtime: folder.path().join("run") };
+    let folders = Folders {
+        state: folder.path().join("state"),
+        runtime: folder.path().join("run"),
+        tenants: folder.path().join("tenants"),
+    };
     let store = Store::new(folders);
     let net = NetSpec { tap: Some("tap0".into()), ..NetSpec::default() };
     let disk: Disk = "disk.img,iops=10,iops_burst=20".parse().unwrap();

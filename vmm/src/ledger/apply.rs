@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::books::{self, Ledger};
 use super::order::{self, Outcome};
 use super::present::{self, replaced};
+use super::tenant;
 use super::volume;
 use crate::explain;
 use crate::guests::files::Lock;
@@ -120,7 +121,7 @@ pub fn apply(
             booked.bookings.insert(action.vm.clone(), booking.clone());
         }
     }
-    ledger.replace(config.clone(), booked);
+    ledger.replace(config.clone(), booked.clone());
     let entries = guests_of(store, &mut ledger)?;
     ledger.save()?;
     drop(ledger);
@@ -164,6 +165,7 @@ pub fn apply(
             |group: &&Cgroup| !matches!(&group.owner, Owner::Vm(vm) if stuck.contains(vm));
         hierarchy.apply(plan.cgroups.iter().filter(of_stuck))?;
         hierarchy.sweep(plan.cgroups.iter().map(|group| group.path.as_str()));
+        tenant::delegate(store.folders(), &hierarchy, (config, &host, &plan, &booked))?;
     }
     work.create()?;
     let starting = plan.actions.iter().map(|action| &action.vm);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use resources::Size;
-use resources::config::{Bandwidth, NetLimits, VmConfig};
+use resources::config::{Bandwidth, Net, VmConfig};
 
 use crate::api::client::{Client, Error};
 use crate::guests::Entry;
@@ -48,12 +48,12 @@ pub(super) fn of(expected: &VmConfig, found: &VmConfig) -> Vec<Limit> {
     }
     for (name, net) in &expected.net {
         let other = found.net.get(name);
-        let directions: [(&str, fn(&resources::config::Net) -> &NetLimits); 2] =
-            [("to", |net| &net.receive), ("from", |net| &net.send)];
-        for (direction, side) in directions {
-            let packets = |net| words(side(net).packets.map(|rate| format!("{rate}/s")));
-            let bytes =
-                |net| words(side(net).bandwidth.map(|rate| bandwidth(rate.bytes_per_second())));
+        for (direction, is_received) in [("to", true), ("from", false)] {
+            let side = |net: &Net| if is_received { net.receive } else { net.send };
+            let packets = |net: &Net| words(side(net).packets.map(|rate| format!("{rate}/s")));
+            let bytes = |net: &Net| {
+                words(side(net).bandwidth.map(|rate| bandwidth(rate.bytes_per_second())))
+            };
             let what = |kind: &str| format!("{kind} {direction} the guest by net {name}");
             add(what("packets"), packets(net), other.map(packets));
             add(what("bandwidth"), bytes(net), other.map(bytes));
@@ -105,7 +105,7 @@ mod limits_test {
             wrong(is, other),
             [
                 "requests of disk d: 1000/s, 100 at once != 2000/s, 200 at once",
-                "bandwidth to the guest by net n: 1Gbit/s != no limit",
+                "bandwidth to the guest by net n: 125MB/s != no limit",
             ]
         );
     }
