@@ -259,8 +259,15 @@ impl Hierarchy {
     /// CPU time that a group has had, in microseconds.
     #[must_use]
     pub fn cpu_time(&self, path: &str) -> Option<u64> {
-        let stat = read(&self.folder(path).join("cpu.stat"))?;
-        stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?.parse().ok()
+        self.statistic(path, "cpu.stat", "usage_usec")
+    }
+
+    /// A number by its key in a file of a group, such as `file` in `memory.stat`.
+    #[must_use]
+    pub fn statistic(&self, path: &str, file: &str, key: &str) -> Option<u64> {
+        let listed = read(&self.folder(path).join(file))?;
+        let number = |line: &str| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok();
+        listed.lines().find_map(number)
     }
 
     /// Removes a group in which nobody is any more. One that is gone already is no error.
