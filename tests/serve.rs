@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use support::conformance::check;
 use support::host::{Host, until};
 use support::{Running, payload};
 
@@ -180,6 +181,15 @@ support::kvm_tests! {
         });
         assert_eq!(served.host.inspect("web")["labels"].as_object().unwrap().len(), 16);
         assert_eq!(served.host.guests().len(), 9);
+    }
+
+    fn an_independent_tool_finds_the_interface_as_it_is_described() {
+        let served = Served::new();
+        served.run("described", payload::spin());
+        // The first two take as long as they are asked to, the others go on for ever.
+        let one = |verb: &str| format!("/v1/guests/{{name}}/{verb}");
+        check(&served.socket, &[&one("stop"), &one("restart"), &one("log"), "/v1/events"]);
+        assert_eq!(served.ask("GET", "/v1/guests", Value::Null).0, 200);
     }
 
     fn the_description_served_is_the_one_printed() {

@@ -116,9 +116,19 @@ pub fn start(entry: &mut Entry) -> Result<(), Error> {
 ///
 /// [`Error`]; a guest that does not run is none.
 pub fn stop(entry: &mut Entry, timeout: Duration) -> Result<(), Error> {
-    want(entry, Wanted::Stopped)?;
+    // A guest is ended also where that cannot be written down.
+    let noted = want(entry, Wanted::Stopped);
     let status = entry.status()?;
-    let Some(vmm) = status.vmm else { return stop_restarting(entry, &status) };
+    let Some(vmm) = status.vmm else {
+        stop_restarting(entry, &status)?;
+        return noted;
+    };
+    end(entry, vmm, &status, timeout)?;
+    noted
+}
+
+/// Ends a guest by its power button, its control interface, or a signal, whatever works first.
+fn end(entry: &mut Entry, vmm: Seen, status: &Status, timeout: Duration) -> Result<(), Error> {
     let until = Instant::now() + timeout.min(LONGEST);
     if status.state == State::Paused {
         // It could not hear the button.
@@ -138,9 +148,7 @@ pub fn stop(entry: &mut Entry, timeout: Duration) -> Result<(), Error> {
     {
         return settle(entry);
     }
-    want(entry, Wanted::Killed)?;
-    signal(entry, vmm, Signal::KILL)?;
-    settle(entry)
+    kill_vmm(entry, vmm, Signal::KILL)
 }
 
 /// Ends a guest by a signal, at once.
@@ -157,9 +165,18 @@ pub fn kill(entry: &mut Entry, number: Signal) -> Result<(), Error> {
         }
         return Err(not_running(entry, status.state));
     };
-    want(entry, Wanted::Killed)?;
-    signal(entry, vmm, number)?;
-    if number == Signal::KILL { settle(entry) } else { Ok(()) }
+    kill_vmm(entry, vmm, number)
+}
+
+/// Sends a guest's VMM a signal, also where it cannot be written down that this was asked for.
+fn kill_vmm(entry: &mut Entry, vmm: Seen, number: Signal) -> Result<(), Error> {
+    let noted = want(entry, Wanted::Killed);
+    live::send(&entry.vmm_path(), vmm, number)
+        .map_err(host("send a signal to the guest's process"))?;
+    if number == Signal::KILL {
+        settle(entry)?;
+    }
+    noted
 }
 
 /// Pauses or resumes a guest.
@@ -313,7 +330,8 @@ pub fn remove(store: &Store, entry: &mut Entry, force: bool) -> Result<(), Error
         }
         match kill(entry, Signal::KILL) {
             // It ended by itself meanwhile.
-            Ok(()) | Err(Error::State { .. }) => {}
+            // Or what is full is what this makes room on.
+            Ok(()) | Err(Error::State { .. } | Error::Store(_)) => {}
             Err(error) => return Err(error),
         }
     }
@@ -378,11 +396,6 @@ fn stop_restarting(entry: &Entry, status: &Status) -> Result<(), Error> {
 fn wake(entry: &Entry, monitor: Seen) -> Result<(), Error> {
     live::send(&entry.monitor_path(), monitor, Signal::TERM)
         .map_err(host("wake the guest's monitor"))
-}
-
-/// Sends a signal to the guest's VMM.
-fn signal(entry: &Entry, vmm: Seen, number: Signal) -> Result<(), Error> {
-    live::send(&entry.vmm_path(), vmm, number).map_err(host("send a signal to the guest's process"))
 }
 
 /// Waits for the end of a process. False: it still lives at `until`.

@@ -82,8 +82,8 @@ pub fn run(
     let alive = Alive::take(&entry.vmm_path()).map_err(host("lock the guest's sign of life"))?;
     let Some(alive) = alive else { return Err(Error::Running(entry.guest.name.to_string())) };
     let run = entry.record()?.map_or(0, |record| record.run) + 1;
-    let mut record = Record::begin(run, setup.restarts);
-    entry.write_record(&record)?;
+    let begun = Record::begin(run, setup.restarts);
+    entry.write_record(&begun)?;
     let alive = Rc::new(alive);
     // A panic has been shown by then; its exit code and record are those of any own error.
     let body = AssertUnwindSafe(|| guest(store, entry, setup, Rc::clone(&alive), started));
@@ -92,6 +92,7 @@ pub fn run(
         Ok(outcome) => Ended::by(&outcome.end, outcome.resets, &outcome.last_output),
         Err(error) => Ended::failed(explain(error)),
     };
+    let mut record = entry.record()?.unwrap_or(begun);
     store.end_run(entry, &mut record, ended)?;
     drop(alive);
     if let Err(error) = Ledger::release(store) {
@@ -112,7 +113,7 @@ fn guest(
         .map_err(host(&format!("go to {}, where the guest was created", guest.folder.display())))?;
     let share = Share::take(store, entry)?;
     let socket = socket::bind(&entry.socket_path())?;
-    let (journal, noted) = (store.journal().clone(), guest.clone());
+    let (notes, noted) = (store.clone(), entry.clone());
     let mut started = Some(started);
     let notify = move |notice: &Notice| {
         let letter = match notice {
@@ -127,7 +128,7 @@ fn guest(
         {
             tracing::warn!("the state of the guest cannot be written down: {error}");
         }
-        journal.note(&noted, event, details.as_slice());
+        notes.note(&noted, event, &details);
         if let Some(started) = started.take() {
             started();
         }
