@@ -1,4 +1,4 @@
-//! Hosts whose file systems are full, with guests of a few instructions on this host's own KVM.
+//! Hosts whose file systems or memory are full, with guests of a few instructions on this host's own KVM.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use support::host::{Host, run_of, spinning};
+use support::host::{Host, run_of, spinning, until};
 use support::payload;
 
 /// A small file system, there until this is dropped.
@@ -38,7 +38,56 @@ impl Drop for Small {
     }
 }
 
+/// A control group with little memory, there until this is dropped.
+struct Group(PathBuf);
+
+impl Group {
+    /// With so much memory; nothing where there can be none.
+    fn with_memory(bytes: u32) -> Option<Self> {
+        let name = format!("carve-test-{}", std::process::id());
+        let groups = Path::new("/sys/fs/cgroup");
+        let first_version = groups.join("memory");
+        let (group, limit) = match first_version.exists() {
+            true => (first_version.join(name), "memory.limit_in_bytes"),
+            false => (groups.join(name), "memory.max"),
+        };
+        let made = fs::create_dir(&group).and_then(|()| {
+            let group = Self(group);
+            fs::write(group.0.join(limit), bytes.to_string())?;
+            Ok(group)
+        });
+        made.inspect_err(|error| eprintln!("skipped: there is no control group: {error}")).ok()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
 support::kvm_tests! {
+    fn a_guest_that_is_killed_for_lack_of_memory_is_told_from_one_that_somebody_killed() {
+        let host = Host::new();
+        let Some(group) = Group::with_memory(24 << 20) else { return };
+        let kernel = payload::elf(payload::spin());
+        let arguments = run_of(&kernel, "big", "--prefault").replace("16MiB", "256MiB");
+        let carve = host.command(&arguments);
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(group.0.join("cgroup.procs"));
+        shell.arg(carve.get_program()).args(carve.get_args());
+        shell.envs(carve.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let said = shell.output().unwrap();
+        let text = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(!said.status.success() && text.contains("ran out of memory"), "{text}");
+        assert_eq!(host.inspect("big")["last_run"]["ended"]["kind"], "out-of-memory");
+
+        let _kernel = spinning(&host, "small", "");
+        host.kill_9("small", &["pid"]);
+        until(|| host.state("small") == "exited");
+        assert_eq!(host.inspect("small")["last_run"]["ended"]["kind"], "killed");
+    }
+
     fn the_end_of_a_guest_tells_that_its_disk_found_no_room() {
         let host = Host::new();
         let Some(small) = Small::mount(&host.root.path().join("disks"), "64k") else { return };

@@ -91,6 +91,17 @@ support::kvm_tests! {
         host.carve("run --restart always --kernel /dev/null").refused(&["-d"]);
     }
 
+    fn what_hands_are_used_to_from_containers_works() {
+        let host = Host::new();
+        let _kernel = spinning(&host, "web", "");
+        let id = host.carve("ls -q --no-trunc").ok();
+        assert_eq!(host.carve("inspect --format json web").ok(), host.carve(&format!("inspect {id}")).ok());
+        host.carve("stop --time 0 web").ok();
+        assert_eq!(host.carve("prune -f").ok(), "web");
+        host.carve("rm nobody").refused(&["no guest nobody"]);
+        host.carve("rm -f nobody").ok();
+    }
+
     fn ends_are_explained() {
         let host = Host::new();
         let kernel = payload::elf(payload::triple_fault());

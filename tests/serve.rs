@@ -45,11 +45,15 @@ impl Served {
     /// Makes a guest of `code`, and starts it.
     #[track_caller]
     fn run(&self, name: &str, code: &[u8]) {
-        let kernel = payload::elf(code).keep().unwrap();
+        self.boot(name, &payload::elf(code));
+    }
+
+    /// Makes a guest of this kernel, and starts it.
+    #[track_caller]
+    fn boot(&self, name: &str, kernel: &Path) {
         let config = json!({ "name": name, "kernel": kernel, "memory": "16MiB" });
         let (status, report) =
             self.ask("POST", "/v1/guests", json!({ "config": config, "start": true }));
-        std::fs::remove_file(&kernel).unwrap();
         assert_eq!(status, 201, "{report}");
     }
 
@@ -185,7 +189,8 @@ support::kvm_tests! {
 
     fn an_independent_tool_finds_the_interface_as_it_is_described() {
         let served = Served::new();
-        served.run("described", payload::spin());
+        let kernel = payload::elf(payload::spin());
+        served.boot("described", &kernel);
         // The first two take as long as they are asked to, the others go on for ever.
         let one = |verb: &str| format!("/v1/guests/{{name}}/{verb}");
         check(&served.socket, &[&one("stop"), &one("restart"), &one("log"), "/v1/events"]);

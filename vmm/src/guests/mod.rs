@@ -29,6 +29,7 @@ pub mod monitor;
 mod oom;
 pub mod process;
 mod record;
+mod repair;
 pub mod report;
 pub mod sampling;
 mod shortage;

@@ -94,6 +94,15 @@ mod room_test {
     }
 
     #[test]
+    fn a_lack_of_room_that_goes_on_is_told_of_once_a_minute() {
+        let (mut shortages, now) = (Shortages::default(), Instant::now());
+        assert!(shortages.is_time(now));
+        shortages.told(now);
+        assert!(!shortages.is_time(now + Duration::from_secs(59)));
+        assert!(shortages.is_time(now + Duration::from_secs(60)));
+    }
+
+    #[test]
     fn only_folders_that_are_watched_count() {
         assert_eq!(Room::default().full(), None);
         assert_eq!(Room::in_folders(vec!["/none".into()]).full(), None);

@@ -177,11 +177,12 @@ mod counters_test {
         let queue = counters.of(1);
         queue.answered(&Request::Read { offset: 0, len: 512 }, true, SHORTEST);
         queue.answered(&Request::Write { offset: 0, len: 4096 }, false, SHORTEST * 3);
+        queue.found_no_room();
         queue.refused();
         let done = counters.queue(1);
         assert_eq!((done.reads, done.read_bytes), (1, 512));
         assert_eq!((done.writes, done.written_bytes), (1, 0));
-        assert_eq!((done.others, done.errors), (1, 2));
+        assert_eq!((done.others, done.errors, done.no_room), (1, 2, 1));
         assert_eq!((done.time, done.latency[0], done.latency[2]), (SHORTEST * 4, 1, 1));
         assert_eq!(counters.queue(0), Requests::default());
     }
