@@ -10,6 +10,7 @@ use std::error::Error;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::report::Counts;
 use super::steps::{quoted, shell_path, stream_lines};
@@ -22,6 +23,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const SESSIONS: usize = 4;
 /// Tests of a session that run at once: most of a test is waiting for its guest.
 const THREADS: u32 = 1;
+/// How many of the slowest tests are named.
+const SLOWEST: usize = 10;
 /// What the script prints before the tests of a program.
 const MARK: &str = "carve-tests: ";
 
@@ -42,6 +45,8 @@ pub struct Boots<'a> {
     programs: &'a [TestBinary],
     states: BTreeMap<Test, State>,
     retries: u32,
+    /// How long each run of a test took.
+    times: Vec<(Duration, String)>,
 }
 
 impl<'a> Boots<'a> {
@@ -60,7 +65,7 @@ impl<'a> Boots<'a> {
                 states.insert((index, name.to_owned()), State::Pending { failures: 0 });
             }
         }
-        Ok(Self { programs, states, retries })
+        Ok(Self { programs, states, retries, times: Vec::new() })
     }
 
     /// Runs `hosts` sessions at a time, each made by `host` from a shell script, until every test has an end.
@@ -124,6 +129,15 @@ impl<'a> Boots<'a> {
         pending.map(|((_, name), _)| name.as_str()).collect()
     }
 
+    /// The tests that took longest, the slowest first: where a shorter run would be had.
+    pub fn slowest(&self) -> Vec<String> {
+        let mut times: Vec<_> = self.times.iter().collect();
+        times.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
+        let named =
+            |(time, name): &(Duration, String)| format!("{name} {:.0} s", time.as_secs_f64());
+        times.into_iter().take(SLOWEST).map(named).collect()
+    }
+
     /// How many tests ended how, and the names of those that failed, or passed only when run again.
     pub fn result(&self) -> (Counts, Vec<&str>, Vec<&str>) {
         let (mut counts, mut failed, mut unsteady) = (Counts::default(), vec![], vec![]);
@@ -149,12 +163,16 @@ impl<'a> Boots<'a> {
 /// Runs one session and notes how its tests end. A session that cannot be run leaves its tests pending.
 fn watch(command: &mut Command, boots: &Mutex<&mut Boots<'_>>) {
     let mut current = None;
+    let mut began = Instant::now();
     let done = stream_lines(command, |line| {
         let mut boots = boots.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(name) = line.strip_prefix(MARK) {
+            began = Instant::now();
             current = boots.programs.iter().position(|program| program.name == name.trim());
         } else if let (Some(program), Some((name, verdict))) = (current, verdict(line)) {
             boots.note(program, name, verdict);
+            boots.times.push((began.elapsed(), name.to_owned()));
+            began = Instant::now();
         }
     });
     if let Err(error) = done {
@@ -187,7 +205,7 @@ mod boots_test {
 
     fn boots(retries: u32) -> Boots<'static> {
         let states = BTreeMap::from([((0, "a".to_owned()), State::Pending { failures: 0 })]);
-        Boots { programs: &[], states, retries }
+        Boots { programs: &[], states, retries, times: Vec::new() }
     }
 
     #[test]

@@ -154,6 +154,7 @@ impl<'a> Steps<'a> {
         boots.run(hosts, |script| host(&["--cpus", "1"], script))?;
         let mut wide = Boots::list(&wide, 1, chosen)?;
         wide.run(1, |script| host(&["--emulated", "--cpus", "8", "--nodes", "2"], script))?;
+        println!("xtask: slowest: {}", boots.slowest().join(", "));
         let (mut counts, mut failed, mut unsteady) = boots.result();
         let (of_wide, failed_wide, unsteady_wide) = wide.result();
         counts += of_wide;
