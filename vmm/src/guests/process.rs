@@ -82,8 +82,8 @@ pub fn run(
     let alive = Alive::take(&entry.vmm_path()).map_err(host("lock the guest's sign of life"))?;
     let Some(alive) = alive else { return Err(Error::Running(entry.guest.name.to_string())) };
     let run = entry.record()?.map_or(0, |record| record.run) + 1;
-    let begun = Record::begin(run, setup.restarts);
-    entry.write_record(&begun)?;
+    let mut record = Record::begin(run, setup.restarts);
+    entry.write_record(&record)?;
     let alive = Rc::new(alive);
     // A panic has been shown by then; its exit code and record are those of any own error.
     let body = AssertUnwindSafe(|| guest(store, entry, setup, Rc::clone(&alive), started));
@@ -92,7 +92,8 @@ pub fn run(
         Ok(outcome) => Ended::by(&outcome.end, outcome.resets, &outcome.last_output),
         Err(error) => Ended::failed(explain(error)),
     };
-    let mut record = entry.record()?.unwrap_or(begun);
+    // With what was noted meanwhile.
+    record = entry.record()?.unwrap_or(record);
     store.end_run(entry, &mut record, ended)?;
     drop(alive);
     if let Err(error) = Ledger::release(store) {
