@@ -91,6 +91,17 @@ support::kvm_tests! {
         host.carve("run --restart always --kernel /dev/null").refused(&["-d"]);
     }
 
+    fn what_hands_are_used_to_from_containers_works() {
+        let host = Host::new();
+        let _kernel = spinning(&host, "web", "");
+        let id = host.carve("ls -q --no-trunc").ok();
+        assert_eq!(host.carve("inspect --format json web").ok(), host.carve(&format!("inspect {id}")).ok());
+        host.carve("stop --time 0 web").ok();
+        assert_eq!(host.carve("prune -f").ok(), "web");
+        host.carve("rm nobody").refused(&["no guest nobody"]);
+        host.carve("rm -f nobody").ok();
+    }
+
     fn ends_are_explained() {
         let host = Host::new();
         let kernel = payload::elf(payload::triple_fault());
@@ -204,22 +215,25 @@ support::kvm_tests! {
         assert!(host.processes().is_empty(), "{:?}", host.processes());
     }
 
-    fn thirty_guests_run_side_by_side() {
+    fn thirty_guests_are_started_paused_resumed_and_removed_in_parallel() {
         let host = Host::new();
         let kernel = payload::elf(payload::spin());
-        std::thread::scope(|scope| {
-            for number in 0..30 {
-                let (host, kernel) = (&host, &kernel);
-                scope.spawn(move || host.carve(&run_of(kernel, &format!("guest-{number}"), "")).ok());
-            }
-        });
-        assert_eq!(host.carve("ps -q").ok().lines().count(), 30);
-        std::thread::scope(|scope| {
-            for number in 0..30 {
-                let host = &host;
-                scope.spawn(move || host.carve(&format!("rm -f guest-{number}")).ok());
-            }
-        });
+        let each = |command: &(dyn Fn(String) -> String + Sync)| {
+            std::thread::scope(|scope| {
+                for number in 0..30 {
+                    let host = &host;
+                    scope.spawn(move || host.carve(&command(format!("guest-{number}"))).ok());
+                }
+            });
+        };
+        let count = |state| host.carve(&format!("ps -q --filter state={state}")).ok().lines().count();
+        each(&|name| run_of(&kernel, &name, ""));
+        assert_eq!(count("running"), 30);
+        each(&|name| format!("pause {name}"));
+        assert_eq!(count("paused"), 30);
+        each(&|name| format!("unpause {name}"));
+        assert_eq!(count("running"), 30);
+        each(&|name| format!("rm -f {name}"));
         assert!(host.guests().is_empty() && host.processes().is_empty());
     }
 }
@@ -249,6 +263,7 @@ impl Model {
     fn after(self, verb: &str) -> (Self, bool) {
         use Model::{Created, Exited, None, Paused, Running};
         match (verb, self) {
+            ("rm -f", None) => (None, true),
             ("create", None) => (Created, true),
             ("run", None) => (Running, true),
             ("create" | "run", other) | (_, other @ None) => (other, false),

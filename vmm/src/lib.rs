@@ -32,4 +32,4 @@ pub use command::{Answer, Command, Mailbox, Refusal};
 pub use console::{Console, ConsoleHandle};
 pub use explain::explain;
 pub use outcome::{End, Outcome};
-pub use run::{Control, Error, Notice, RunOptions, run};
+pub use run::{Control, Error, Full, Notice, RunOptions, run};

@@ -44,7 +44,9 @@ use crate::resets::{self, Resets};
 use crate::signals::Signals;
 use crate::timings::Timings;
 
-use self::room::Room;
+use self::room::{Room, Shortages};
+
+pub use self::room::{DISK_FULL, Full};
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -108,21 +110,21 @@ pub enum Notice {
     PowerButton,
     /// Something about it was changed: what, and how.
     Updated(String),
-    /// It is about to be paused, as the file system below this folder is full.
-    Full(PathBuf),
+    /// The host has no room left for what it writes.
+    Full(Full),
 }
 
 impl Notice {
     /// What it is called as an event, and more about it.
-    pub fn words(&self) -> (&'static str, Option<(&'static str, String)>) {
+    pub fn words(&self) -> (&'static str, Vec<(&'static str, String)>) {
         match self {
-            Self::Started => ("started", None),
-            Self::Reset => ("reset", None),
-            Self::Paused => ("paused", None),
-            Self::Resumed => ("resumed", None),
-            Self::PowerButton => ("power-button", None),
-            Self::Updated(what) => ("updated", Some(("what", what.clone()))),
-            Self::Full(folder) => ("disk-full", Some(("folder", folder.display().to_string()))),
+            Self::Started => ("started", Vec::new()),
+            Self::Reset => ("reset", Vec::new()),
+            Self::Paused => ("paused", Vec::new()),
+            Self::Resumed => ("resumed", Vec::new()),
+            Self::PowerButton => ("power-button", Vec::new()),
+            Self::Updated(what) => ("updated", vec![("what", what.clone())]),
+            Self::Full(full) => (DISK_FULL, full.words()),
         }
     }
 }
@@ -265,10 +267,13 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         control,
         happened,
         room: Room::in_folders(pause_when_full),
+        shortages: Shortages::default(),
         started_at: clock::now(),
     };
     run.resize_consoles();
-    let end = run.until_the_end()?;
+    let end = run.until_the_end();
+    run.tell_of_full_disks(true);
+    let end = end?;
     run.publish("exited", exit_details(&end));
     let resets = run.resets.total();
     drop(run);
@@ -297,6 +302,7 @@ struct Run<'a> {
     /// What the control interface tells.
     happened: Events,
     room: Room,
+    shortages: Shortages,
     /// In milliseconds since 1970.
     started_at: u64,
 }
@@ -361,6 +367,7 @@ impl Run<'_> {
                 Request::Tick => {
                     self.context.sources.follow_host();
                     self.pause_if_full(machine);
+                    self.tell_of_full_disks(self.shortages.is_time(Instant::now()));
                 }
                 Request::WindowResized => self.resize_consoles(),
                 Request::Continued => {

@@ -93,6 +93,8 @@ pub fn run(
         Ok(outcome) => Ended::by(&outcome.end, outcome.resets, &outcome.last_output),
         Err(error) => Ended::failed(explain(error)),
     };
+    // With what was noted meanwhile.
+    record = entry.record()?.unwrap_or(record);
     store.end_run(entry, &mut record, ended)?;
     drop(alive);
     if let Err(error) = Ledger::release(store, entry) {
@@ -118,7 +120,7 @@ fn guest(
         entry.write_record(record)?;
     }
     let socket = socket::bind(&entry.socket_path())?;
-    let (journal, noted) = (store.journal().clone(), guest.clone());
+    let (notes, noted) = (store.clone(), entry.clone());
     let mut started = Some(started);
     let notify = move |notice: &Notice| {
         let letter = match notice {
@@ -133,7 +135,7 @@ fn guest(
         {
             tracing::warn!("the state of the guest cannot be written down: {error}");
         }
-        journal.note(&noted, event, details.as_slice());
+        notes.note(&noted, event, &details);
         if let Some(started) = started.take() {
             started();
         }

@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::guest::VERSION;
+use super::oom::{self, Told};
+use super::shortage::Shortage;
 use crate::clock::now;
 use crate::outcome::{End, signal_code, signal_name};
 
@@ -21,6 +23,9 @@ pub struct Record {
     pub started_at: u64,
     /// The host's start it happened in.
     pub boot_id: String,
+    /// The process of its VMM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
     /// Processes that the host's out-of-memory killer had killed when the run began.
     #[serde(default)]
     pub oom_kills: u64,
@@ -31,6 +36,9 @@ pub struct Record {
     /// lacks, and settings that the kernel refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unenforced: Vec<String>,
+    /// What of its storage the host had no room for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_room: Vec<Shortage>,
     /// How it ended; nothing while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
@@ -66,9 +74,11 @@ impl Record {
             run,
             started_at: now(),
             boot_id: boot_id(),
+            pid: i32::try_from(std::process::id()).ok(),
             oom_kills: oom_kills(),
             restarts,
             unenforced: Vec::new(),
+            no_room: Vec::new(),
             ended: None,
         }
     }
@@ -82,11 +92,9 @@ impl Record {
         } else if self.boot_id != boot_id() {
             ("host-down", "the host went down while the guest ran".to_owned())
         } else if signal.is_none_or(|signal| signal == libc::SIGKILL)
-            && oom_kills() > self.oom_kills
+            && let Some(message) = self.starved()
         {
-            let remedy = "give the host more memory, or its guests less";
-            let text = "the host ran out of memory, and its kernel killed";
-            ("out-of-memory", format!("{text} processes while this guest was killed; {remedy}"))
+            ("out-of-memory", message.to_owned())
         } else if signal.is_none_or(|signal| signal == libc::SIGKILL) {
             ("killed", format!("the guest's process was killed by {signal_text}, not by Carve"))
         } else {
@@ -100,6 +108,24 @@ impl Record {
             message,
             resets: 0,
             last_output: None,
+        }
+    }
+}
+
+impl Record {
+    /// How a VMM was killed for lack of memory, as far as the host's kernel tells; nothing if it was not.
+    fn starved(&self) -> Option<&'static str> {
+        match self.pid.and_then(|pid| oom::told(pid, self.started_at)) {
+            Some(Told::Host) => Some(
+                "the host ran out of memory, and its kernel killed the guest; give the host more memory, or its guests less",
+            ),
+            Some(Told::Group) => Some(
+                "the control group that the guest was in ran out of memory, and the kernel killed the guest; give the group more memory, or the guest less",
+            ),
+            Some(Told::Neither) => None,
+            None => (oom_kills() > self.oom_kills).then_some(
+                "the guest was killed, probably by the host's kernel, which ran out of memory meanwhile; give the host more memory, or its guests less",
+            ),
         }
     }
 }
@@ -162,7 +188,8 @@ mod record_test {
         assert_eq!(record.lost(Some(libc::SIGSEGV), false).kind, "error");
         let other_boot = Record { boot_id: "another".into(), ..record.clone() };
         assert_eq!(other_boot.lost(None, false).kind, "host-down");
-        let starved = Record { oom_kills: 0, ..record };
+        // What can only be guessed where the kernel's log is for others.
+        let starved = Record { oom_kills: 0, pid: None, ..record };
         if oom_kills() > 0 {
             assert_eq!(starved.lost(None, false).kind, "out-of-memory");
         }

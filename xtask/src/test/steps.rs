@@ -23,8 +23,8 @@ const CARVE: &str = "carve";
 /// Those of them that need no guest to boot, and those whose guests boot anywhere. All others boot stock kernels and
 /// run on a KVM host.
 const LOCAL_TARGETS: [&str; 2] = ["cli", "divide"];
-const KVM_TARGETS: [&str; 8] =
-    ["api", "changes", "console", "kvm", "lifecycle", "pause", "serve", "terminal"];
+const KVM_TARGETS: [&str; 9] =
+    ["api", "changes", "console", "full", "kvm", "lifecycle", "pause", "serve", "terminal"];
 /// Those that run on an emulated host of several CPUs and NUMA nodes, whose guests are of a few instructions: QEMU loses
 /// such hosts where nested guests do more.
 const WIDE_TARGETS: [&str; 1] = ["division"];
