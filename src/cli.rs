@@ -29,8 +29,8 @@ use self::guests::{
     StopArgs, UnpauseArgs, UpdateArgs, VmmArgs, WaitArgs,
 };
 use self::host::{
-    ApplyArgs, CapacityArgs, ConfigArgs, DownArgs, InventoryArgs, PlanArgs, SchemaArgs, VerifyArgs,
-    WhyArgs,
+    ApplyArgs, CapacityArgs, ConfigArgs, DownArgs, EnterArgs, InventoryArgs, PlanArgs, SchemaArgs,
+    VerifyArgs, WhyArgs,
 };
 use crate::exit;
 
@@ -77,6 +77,7 @@ pub enum Verb {
     Apply(ApplyArgs),
     Down(DownArgs),
     Verify(VerifyArgs),
+    Enter(EnterArgs),
     Capacity(CapacityArgs),
     Why(WhyArgs),
     Inventory(InventoryArgs),

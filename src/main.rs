@@ -58,6 +58,7 @@ fn main() -> ExitCode {
         Verb::Apply(args) => verbs::apply::run(&args),
         Verb::Down(args) => verbs::down::run(&args),
         Verb::Verify(args) => verbs::verify::run(&args),
+        Verb::Enter(args) => verbs::enter::run(&args),
         Verb::Capacity(args) => verbs::capacity::run(&args),
         Verb::Why(args) => verbs::why::run(&args),
         Verb::Inventory(args) => verbs::inventory::run(&args),

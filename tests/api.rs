@@ -4,15 +4,15 @@
 
 mod support;
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
+use support::conformance::check;
 use support::payload::{self, elf};
 use support::{Finished, Running, carve, store};
 
@@ -85,29 +85,6 @@ fn names(lines: &str) -> Vec<String> {
     let event =
         |line| serde_json::from_str::<Value>(line).unwrap()["event"].as_str().unwrap().to_owned();
     lines.lines().map(event).collect()
-}
-
-/// Passes on what comes to a port of this machine alone to the guest's socket, for programs that speak only TCP.
-fn forward(to: PathBuf) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for client in listener.incoming().map_while(Result::ok) {
-            let Ok(guest) = UnixStream::connect(&to) else { return };
-            let (mut from_client, mut to_guest) =
-                (client.try_clone().unwrap(), guest.try_clone().unwrap());
-            thread::spawn(move || {
-                let _ = io::copy(&mut from_client, &mut to_guest);
-                let _ = to_guest.shutdown(Shutdown::Write);
-            });
-            let (mut from_guest, mut to_client) = (guest, client);
-            thread::spawn(move || {
-                let _ = io::copy(&mut from_guest, &mut to_client);
-                let _ = to_client.shutdown(Shutdown::Both);
-            });
-        }
-    });
-    address
 }
 
 support::kvm_tests! {
@@ -193,25 +170,9 @@ support::kvm_tests! {
     }
 
     fn an_independent_tool_finds_the_interface_as_it_is_described() {
-        let Some(schemathesis) = std::env::var_os("CARVE_SCHEMATHESIS") else {
-            eprintln!("skipped: CARVE_SCHEMATHESIS, the program schemathesis, is not set");
-            return;
-        };
-        let folder = tempfile::tempdir().unwrap();
         let guest = Guest::start("described", payload::spin(), &["--balloon"]);
-        let address = forward(guest.socket());
-        let mut command = Command::new(schemathesis);
-        command.current_dir(folder.path());
-        command.args(["run", &format!("http://{address}/v1/openapi.json"), "--url", &format!("http://{address}")]);
-        command.args(["--phases", "coverage,fuzzing", "--max-examples", "40", "--seed", "1", "--no-color"]);
-        command.args(["--checks", "all", "--warnings", "off", "--request-timeout", "20"]);
-        // What a guest takes depends on its devices and its state, of which the description knows nothing.
-        command.args(["--exclude-checks", "positive_data_acceptance"]);
         // These end the guest, or go on for ever.
-        for path in ["/v1/end", "/v1/reset", "/v1/events", "/v1/console"] {
-            command.args(["--exclude-path", path]);
-        }
-        Running::start(&mut command).finish(Duration::from_secs(300)).expect(0);
+        check(&guest.socket(), &["/v1/end", "/v1/reset", "/v1/events", "/v1/console"]);
         assert_eq!(guest.ask("GET", "/v1/vm", "").0, 200);
     }
 

@@ -91,6 +91,17 @@ support::kvm_tests! {
         host.carve("run --restart always --kernel /dev/null").refused(&["-d"]);
     }
 
+    fn what_hands_are_used_to_from_containers_works() {
+        let host = Host::new();
+        let _kernel = spinning(&host, "web", "");
+        let id = host.carve("ls -q --no-trunc").ok();
+        assert_eq!(host.carve("inspect --format json web").ok(), host.carve(&format!("inspect {id}")).ok());
+        host.carve("stop --time 0 web").ok();
+        assert_eq!(host.carve("prune -f").ok(), "web");
+        host.carve("rm nobody").refused(&["no guest nobody"]);
+        host.carve("rm -f nobody").ok();
+    }
+
     fn ends_are_explained() {
         let host = Host::new();
         let kernel = payload::elf(payload::triple_fault());
@@ -204,22 +215,25 @@ support::kvm_tests! {
         assert!(host.processes().is_empty(), "{:?}", host.processes());
     }
 
-    fn thirty_guests_run_side_by_side() {
+    fn thirty_guests_are_started_paused_resumed_and_removed_in_parallel() {
         let host = Host::new();
         let kernel = payload::elf(payload::spin());
-        std::thread::scope(|scope| {
-            for number in 0..30 {
-                let (host, kernel) = (&host, &kernel);
-                scope.spawn(move || host.carve(&run_of(kernel, &format!("guest-{number}"), "")).ok());
-            }
-        });
-        assert_eq!(host.carve("ps -q").ok().lines().count(), 30);
-        std::thread::scope(|scope| {
-            for number in 0..30 {
-                let host = &host;
-                scope.spawn(move || host.carve(&format!("rm -f guest-{number}")).ok());
-            }
-        });
+        let each = |command: &(dyn Fn(String) -> String + Sync)| {
+            std::thread::scope(|scope| {
+                for number in 0..30 {
+                    let host = &host;
+                    scope.spawn(move || host.carve(&command(format!("guest-{number}"))).ok());
+                }
+            });
+        };
+        let count = |state| host.carve(&format!("ps -q --filter state={state}")).ok().lines().count();
+        each(&|name| run_of(&kernel, &name, ""));
+        assert_eq!(count("running"), 30);
+        each(&|name| format!("pause {name}"));
+        assert_eq!(count("paused"), 30);
+        each(&|name| format!("unpause {name}"));
+        assert_eq!(count("running"), 30);
+        each(&|name| format!("rm -f {name}"));
         assert!(host.guests().is_empty() && host.processes().is_empty());
     }
 }
@@ -249,6 +263,7 @@ impl Model {
     fn after(self, verb: &str) -> (Self, bool) {
         use Model::{Created, Exited, None, Paused, Running};
         match (verb, self) {
+            ("rm -f", None) => (None, true),
             ("create", None) => (Created, true),
             ("run", None) => (Running, true),
             ("create" | "run", other) | (_, other @ None) => (other, false),
@@ -329,4 +344,32 @@ fn a_thousand_random_verbs_with_killed_processes_in_between_do_what_a_model_does
         assert_eq!(host.state(name), after.word(), "{context}");
         models[which] = after;
     }
+}
+
+#[test]
+fn limits_that_cannot_be_enforced_are_shown_where_guests_are() {
+    // A host that can enforce all of them shows none.
+    let can = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    if !have_kvm() || can {
+        return;
+    }
+    let host = Host::new();
+    payload::write_elf(payload::halt(), &host.root.path().join("halt"));
+    let file = |enforce: &str| {
+        let text =
+            format!("[vm.a]\nkernel = \"halt\"\nmemory = \"16MiB\"\nenforce = \"{enforce}\"\n");
+        std::fs::write(host.root.path().join("carve.toml"), text).unwrap();
+        host.carve("apply carve.toml")
+    };
+    file("strict").refused(&["[controller-missing]", "best-effort"]);
+    file("best-effort").ok();
+    let table = host.carve("ps").ok();
+    assert!(table.contains("(No limits of cpu, cpuset, hugetlb, io, memory"), "{table}");
+    let listed = host.guests()[0]["unenforced"].as_array().unwrap()[..5].to_vec();
+    assert_eq!(listed, ["cpu", "cpuset", "hugetlb", "io", "memory"]);
+    assert_eq!(host.inspect("a")["unenforced"], host.guests()[0]["unenforced"]);
+    // What was not asked of the kernel is not missed.
+    assert!(!host.carve("verify").out.contains("oom_score_adj"));
+    host.carve("stop -t 0 a").ok();
+    assert_eq!(host.guests()[0].get("unenforced"), None);
 }

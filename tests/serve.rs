@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use support::conformance::check;
 use support::host::{Host, until};
 use support::{Running, payload};
 
@@ -44,11 +45,15 @@ impl Served {
     /// Makes a guest of `code`, and starts it.
     #[track_caller]
     fn run(&self, name: &str, code: &[u8]) {
-        let kernel = payload::elf(code).keep().unwrap();
+        self.boot(name, &payload::elf(code));
+    }
+
+    /// Makes a guest of this kernel, and starts it.
+    #[track_caller]
+    fn boot(&self, name: &str, kernel: &Path) {
         let config = json!({ "name": name, "kernel": kernel, "memory": "16MiB" });
         let (status, report) =
             self.ask("POST", "/v1/guests", json!({ "config": config, "start": true }));
-        std::fs::remove_file(&kernel).unwrap();
         assert_eq!(status, 201, "{report}");
     }
 
@@ -180,6 +185,16 @@ support::kvm_tests! {
         });
         assert_eq!(served.host.inspect("web")["labels"].as_object().unwrap().len(), 16);
         assert_eq!(served.host.guests().len(), 9);
+    }
+
+    fn an_independent_tool_finds_the_interface_as_it_is_described() {
+        let served = Served::new();
+        let kernel = payload::elf(payload::spin());
+        served.boot("described", &kernel);
+        // The first two take as long as they are asked to, the others go on for ever.
+        let one = |verb: &str| format!("/v1/guests/{{name}}/{verb}");
+        check(&served.socket, &[&one("stop"), &one("restart"), &one("log"), "/v1/events"]);
+        assert_eq!(served.ask("GET", "/v1/guests", Value::Null).0, 200);
     }
 
     fn the_description_served_is_the_one_printed() {

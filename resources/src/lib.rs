@@ -13,7 +13,9 @@ pub mod inventory;
 pub mod plan;
 mod size;
 mod thousandths;
+mod users;
 
 pub use cpus::{CpuSet, ParseCpuSetError};
 pub use size::{ParseSizeError, Size};
 pub use thousandths::Thousandths;
+pub use users::User;

@@ -208,7 +208,7 @@ pub struct UnpauseArgs {
 /// Remove guests and what Carve keeps about them; files you named stay
 #[derive(Debug, Args)]
 pub struct RmArgs {
-    /// Kill guests that run
+    /// Kill guests that run; to remove one that is not there is no error
     #[arg(short, long)]
     pub force: bool,
     /// Also remove the disks that the host file made for them in pools
@@ -220,6 +220,7 @@ pub struct RmArgs {
 
 /// List guests
 #[derive(Debug, Args)]
+#[command(visible_alias = "ls")]
 pub struct PsArgs {
     /// Also those that do not run
     #[arg(short, long)]
@@ -227,6 +228,9 @@ pub struct PsArgs {
     /// Ids only
     #[arg(short, long, conflicts_with = "format")]
     pub quiet: bool,
+    /// Taken for the sake of habit: nothing is cut off
+    #[arg(long, hide = true)]
+    pub no_trunc: bool,
     /// Only guests with this property: name=TEXT, id=TEXT, state=STATE, label=KEY or label=KEY=VALUE;
     /// several of one kind are alternatives
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
@@ -239,6 +243,9 @@ pub struct PsArgs {
 /// Show everything about guests, as JSON
 #[derive(Debug, Args)]
 pub struct InspectArgs {
+    /// Form of what is shown
+    #[arg(long, value_name = "FORMAT", default_value = "json", value_parser = ["json"], hide = true)]
+    pub format: String,
     #[command(flatten)]
     pub which: Guests,
 }
@@ -352,6 +359,9 @@ pub struct PruneArgs {
     /// Also guests that were created and never started
     #[arg(short, long)]
     pub all: bool,
+    /// Taken for the sake of habit: nobody is asked
+    #[arg(short, long, hide = true)]
+    pub force: bool,
 }
 
 /// Run the monitor of a guest

@@ -57,6 +57,17 @@ pub struct ForHostArgs {
     pub inventory: Option<PathBuf>,
 }
 
+/// Run a command as the user of a tenant, in the tenant's control group; guests it starts are in the tenant
+#[derive(Debug, Args)]
+pub struct EnterArgs {
+    /// Tenant
+    #[arg(value_name = "TENANT")]
+    pub tenant: Name,
+    /// Command, with its arguments; the user's login shell if there is none
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<std::ffi::OsString>,
+}
+
 /// Say what a host file makes of this host, and do nothing
 #[derive(Debug, Args)]
 #[command(after_long_help = PLAN_EXIT_CODES)]

@@ -124,8 +124,11 @@ mod update_test {
     #[test]
     fn a_change_of_a_disk_has_a_name_and_what_is_to_change() {
         let DiskChange(name, update) = "data,size=2GiB,iops=0,bandwidth=10MB".parse().unwrap();
-        let limits =
-            LimitsUpdate { bytes_per_second: Some(10_000_000), operations_per_second: Some(0) };
+        let limits = LimitsUpdate {
+            bytes_per_second: Some(10_000_000),
+            operations_per_second: Some(0),
+            ..LimitsUpdate::default()
+        };
         assert_eq!(name.as_str(), "data");
         assert_eq!(update, DiskUpdate { size: Some(2 << 30), limits: Some(limits) });
         let DiskChange(_, update) = "data,size=1k".parse().unwrap();

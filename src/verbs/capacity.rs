@@ -109,6 +109,14 @@ fn table(capacity: &Capacity, used: Option<&Used>) -> String {
             row(format!("{name}: pool {pool}"), amounts, stored(part, pool), &bytes);
         }
     }
+    if let Some(Used { others, .. }) = used {
+        let mut row = |name: &str, used: String| {
+            let none = || "-".to_owned();
+            rows.push([name.to_owned(), none(), none(), none(), used, none()]);
+        };
+        row("not of Carve's: CPUs", cpus(others.cpus));
+        row("not of Carve's: memory", bytes(others.memory));
+    }
     let width =
         |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..6).map(width).collect();

@@ -114,6 +114,7 @@ fn judge(facts: &Facts, device: &Path) -> Vec<Finding> {
     findings.push(transparent_hugepages(host));
     findings.push(hugepage_pools(host));
     findings.push(control_groups(host));
+    findings.extend(host.delegated.as_deref().map(delegation));
     findings.extend(confinement::judge(&facts.support));
     findings.extend(host.device_nodes.iter().map(|&(name, present)| device_node(name, present)));
     findings
@@ -234,6 +235,26 @@ fn control_groups(host: &Inventory) -> Finding {
         Some(Cgroup::V1) => warn(name, "version 1", remedy),
         None => warn(name, "none", remedy),
     }
+}
+
+/// Controllers without which a user's own limits of CPUs and disks cannot be.
+const DELEGATED: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
+
+fn delegation(controllers: &[String]) -> Finding {
+    let name = "delegated controllers";
+    let has = |wanted: &str| controllers.iter().any(|controller| controller == wanted);
+    let missing: Vec<&str> = DELEGATED.into_iter().filter(|name| !has(name)).collect();
+    if missing.is_empty() {
+        return ok(name, controllers.join(", "));
+    }
+    let remedy = format!(
+        "as root, let systemd give users all of them, then log in anew: \
+         mkdir -p /etc/systemd/system/user@.service.d; \
+         printf '[Service]\\nDelegate={}\\n' > /etc/systemd/system/user@.service.d/carve.conf; \
+         systemctl daemon-reload",
+        DELEGATED.join(" ")
+    );
+    warn(name, format!("without {}", missing.join(", ")), remedy)
 }
 
 fn device_node(name: &'static str, present: bool) -> Finding {

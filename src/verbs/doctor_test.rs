@@ -84,3 +84,18 @@ fn what_only_costs_something_is_a_warning_with_a_remedy() {
         assert!(finding.remedy.is_some(), "{finding:?}");
     }
 }
+
+#[test]
+fn the_drop_in_that_delegates_controllers_is_written_out() {
+    let delegated = |list: &[&str]| {
+        let list = list.iter().map(|name| (*name).to_owned()).collect();
+        spoilt("delegated controllers", |facts| facts.inventory.delegated = Some(list))
+    };
+    let (finding, fit) = delegated(&["cpu", "memory", "pids"]);
+    assert_eq!((finding.status, fit), (Status::Warn, true));
+    assert_eq!(finding.value, "without cpuset, io");
+    let remedy = finding.remedy.unwrap();
+    assert!(remedy.contains("'[Service]\\nDelegate=cpuset cpu io memory pids\\n'"), "{remedy}");
+    let (finding, _) = delegated(&["cpuset", "cpu", "io", "memory", "pids"]);
+    assert_eq!((finding.status, finding.remedy), (Status::Ok, None));
+}

@@ -9,6 +9,7 @@ pub mod config;
 pub mod create;
 pub mod doctor;
 pub mod down;
+pub mod enter;
 pub mod events;
 mod host_file;
 pub mod inspect;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use resources::config::Name;
-use vmm::guests::{Store, life};
+use vmm::guests::{self, Store, life};
 use vmm::ledger;
 
 use super::which;
@@ -27,7 +27,9 @@ fn remove(store: &Store, text: &str, args: &RmArgs) -> Result<(), super::Error> 
         Err(error) => {
             let name: Option<Name> = text.parse().ok().filter(|_| args.volumes);
             let forgotten = name.map_or(Ok(false), |name| ledger::forget(store, &name, true))?;
-            return if forgotten { Ok(()) } else { Err(error.into()) };
+            // As with containers: what was to be gone is gone.
+            let gone = args.force && matches!(error, guests::Error::NotFound(_));
+            return if forgotten || gone { Ok(()) } else { Err(error.into()) };
         }
     };
     life::repair(store, &mut entry)?;

@@ -1,6 +1,7 @@
 //! The fixture of tests that run the binary: start it, talk to it, wait for it, bounded in time.
 #![allow(dead_code, unsafe_code)] // Each test target uses its own part; signals of child processes.
 
+pub mod conformance;
 pub mod disks;
 pub mod guests;
 pub mod host;

@@ -15,7 +15,7 @@ use crate::machine::sources::Sources;
 type Changed = Result<String, Refusal>;
 
 /// How much of a second's worth passes at once after a rest, as where the configuration gives no burst.
-const DISK_BURST: u64 = 10;
+pub(crate) const DISK_BURST: u64 = 10;
 
 /// Changes the disk `name`.
 pub(crate) fn disk(sources: &Sources, name: &str, update: &DiskUpdate) -> Changed {
@@ -89,14 +89,15 @@ fn unknown<N: Display>(kind: &str, name: &str, names: impl Iterator<Item = N>) -
 
 /// Limits as they become: what `update` leaves out stays, and 0 lifts a limit.
 fn limited(now: Limits, update: &LimitsUpdate, burst: u64) -> Limits {
-    let rate = |now: Option<Rate>, asked: Option<u64>| match asked {
-        None => now,
-        Some(0) => None,
-        Some(per_second) => Some(Rate { per_second, burst: (per_second / burst).max(1) }),
+    let rate = |now: Option<Rate>, asked: Option<u64>, at_once: Option<u64>| {
+        let per_second = asked.or(now.map(|now| now.per_second)).filter(|&rate| rate > 0)?;
+        let kept = now.filter(|_| asked.is_none()).map(|now| now.burst);
+        let burst = at_once.or(kept).unwrap_or(per_second / burst);
+        Some(Rate { per_second, burst: burst.max(1) })
     };
     Limits {
-        bandwidth: rate(now.bandwidth, update.bytes_per_second),
-        operations: rate(now.operations, update.operations_per_second),
+        bandwidth: rate(now.bandwidth, update.bytes_per_second, update.bytes_burst),
+        operations: rate(now.operations, update.operations_per_second, update.operations_burst),
     }
 }
 
@@ -105,13 +106,18 @@ fn described(direction: &str, update: &LimitsUpdate) -> impl Iterator<Item = Str
         ("bytes per second", update.bytes_per_second),
         ("operations per second", update.operations_per_second),
     ];
-    limits.into_iter().filter_map(move |(unit, limit)| {
+    let limits = limits.into_iter().filter_map(move |(unit, limit)| {
         let words = match limit? {
             0 => format!("{direction} no limit of {unit}"),
             limit => format!("{direction} {limit} {unit}"),
         };
         Some(words.trim_start().to_owned())
-    })
+    });
+    let bursts = [("bytes", update.bytes_burst), ("operations", update.operations_burst)];
+    let bursts = bursts.into_iter().filter_map(move |(unit, burst)| {
+        Some(format!("{direction} {} {unit} at once", burst?).trim_start().to_owned())
+    });
+    limits.chain(bursts)
 }
 
 /// Nothing is no change: whoever asks for it means something else.
@@ -131,14 +137,43 @@ mod changes_test {
     fn what_is_left_out_of_limits_stays_and_zero_lifts_them() {
         let rate = |per_second, burst| Some(Rate { per_second, burst });
         let now = Limits { bandwidth: rate(1000, 1), operations: rate(5, 5) };
-        let update = LimitsUpdate { bytes_per_second: Some(2000), operations_per_second: None };
+        let update = LimitsUpdate { bytes_per_second: Some(2000), ..LimitsUpdate::default() };
         let then = Limits { bandwidth: rate(2000, 200), operations: rate(5, 5) };
         assert_eq!(limited(now, &update, 10), then);
-        let update = LimitsUpdate { bytes_per_second: None, operations_per_second: Some(0) };
+        let update = LimitsUpdate { operations_per_second: Some(0), ..LimitsUpdate::default() };
         assert_eq!(limited(then, &update, 10), Limits { operations: None, ..then });
-        let update = LimitsUpdate { bytes_per_second: Some(1), operations_per_second: Some(3) };
+        let update = LimitsUpdate {
+            bytes_per_second: Some(1),
+            operations_per_second: Some(3),
+            operations_burst: Some(9),
+            ..LimitsUpdate::default()
+        };
         let words: Vec<_> = described("send", &update).collect();
-        assert_eq!(words, ["send 1 bytes per second", "send 3 operations per second"]);
+        let said = [
+            "send 1 bytes per second",
+            "send 3 operations per second",
+            "send 9 operations at once",
+        ];
+        assert_eq!(words, said);
+    }
+
+    #[test]
+    fn a_burst_is_the_one_given_or_follows_the_limit() {
+        let now = Limits { bandwidth: None, operations: Some(Rate { per_second: 50, burst: 3 }) };
+        let operations = |rate: Option<u64>, burst: Option<u64>| {
+            let update = LimitsUpdate {
+                operations_per_second: rate,
+                operations_burst: burst,
+                ..LimitsUpdate::default()
+            };
+            let rate = limited(now, &update, 10).operations;
+            rate.map(|rate| (rate.per_second, rate.burst))
+        };
+        assert_eq!(operations(Some(100), None), Some((100, 10)));
+        assert_eq!(operations(Some(100), Some(7)), Some((100, 7)));
+        assert_eq!(operations(None, Some(7)), Some((50, 7)));
+        assert_eq!(operations(None, None), Some((50, 3)));
+        assert_eq!(operations(Some(0), Some(7)), None);
     }
 
     #[test]

@@ -47,7 +47,9 @@ use crate::signals::Signals;
 use crate::statistics::OwnStatus;
 use crate::timings::Timings;
 
-use self::room::Room;
+use self::room::{Room, Shortages};
+
+pub use self::room::{DISK_FULL, Full};
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -115,21 +117,21 @@ pub enum Notice {
     PowerButton,
     /// Something about it was changed: what, and how.
     Updated(String),
-    /// It is about to be paused, as the file system below this folder is full.
-    Full(PathBuf),
+    /// The host has no room left for what it writes.
+    Full(Full),
 }
 
 impl Notice {
     /// What it is called as an event, and more about it.
-    pub fn words(&self) -> (&'static str, Option<(&'static str, String)>) {
+    pub fn words(&self) -> (&'static str, Vec<(&'static str, String)>) {
         match self {
-            Self::Started => ("started", None),
-            Self::Reset => ("reset", None),
-            Self::Paused => ("paused", None),
-            Self::Resumed => ("resumed", None),
-            Self::PowerButton => ("power-button", None),
-            Self::Updated(what) => ("updated", Some(("what", what.clone()))),
-            Self::Full(folder) => ("disk-full", Some(("folder", folder.display().to_string()))),
+            Self::Started => ("started", Vec::new()),
+            Self::Reset => ("reset", Vec::new()),
+            Self::Paused => ("paused", Vec::new()),
+            Self::Resumed => ("resumed", Vec::new()),
+            Self::PowerButton => ("power-button", Vec::new()),
+            Self::Updated(what) => ("updated", vec![("what", what.clone())]),
+            Self::Full(full) => (DISK_FULL, full.words()),
         }
     }
 }
@@ -285,11 +287,14 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         control,
         happened,
         room,
+        shortages: Shortages::default(),
         started_at: clock::now(),
         uid,
     };
     run.resize_consoles();
-    let end = run.until_the_end()?;
+    let end = run.until_the_end();
+    run.tell_of_full_disks(true);
+    let end = end?;
     run.publish("exited", exit_details(&end));
     let resets = run.resets.total();
     drop(run);
@@ -318,6 +323,7 @@ struct Run<'a> {
     /// What the control interface tells.
     happened: Events,
     room: Room,
+    shortages: Shortages,
     /// In milliseconds since 1970.
     started_at: u64,
     /// The user who started it, whom it may not be any more.
@@ -384,6 +390,7 @@ impl Run<'_> {
                 Request::Tick => {
                     self.context.sources.follow_host();
                     self.pause_if_full(machine);
+                    self.tell_of_full_disks(self.shortages.is_time(Instant::now()));
                 }
                 Request::WindowResized => self.resize_consoles(),
                 Request::Continued => {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use crate::plan::Cgroup;
@@ -16,6 +17,8 @@ const ROOT: &str = "/sys/fs/cgroup";
 const CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "memory", "hugetlb", "io"];
 /// What the kernel rounds limits of memory down to.
 const PAGE: u64 = 4096;
+/// Groups that a user may make in one that was given away.
+const GROUPS_OF_A_USER: &str = "4096";
 /// The top of everything of Carve's.
 const TOP: &str = "carve.slice";
 
@@ -61,6 +64,15 @@ fn read(path: &Path) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.trim_end().to_owned())
 }
 
+/// Gives a group with what its owner needs to have groups in it.
+fn give(folder: &Path, uid: u32, gid: u32) -> Result<(), HierarchyError> {
+    let files = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"];
+    for path in files.map(|file| folder.join(file)).iter().chain([&folder.to_owned()]) {
+        chown(path, Some(uid), Some(gid)).map_err(failed("give away", path))?;
+    }
+    Ok(())
+}
+
 impl Default for Hierarchy {
     fn default() -> Self {
         Self::at(ROOT)
@@ -68,6 +80,9 @@ impl Default for Hierarchy {
 }
 
 impl Hierarchy {
+    /// The group in one that was given to a user, in which the user's other processes are.
+    pub const SESSIONS: &str = "sessions";
+
     /// The control groups of this host, in `/sys/fs/cgroup`.
     #[must_use]
     pub fn new() -> Self {
@@ -182,6 +197,43 @@ impl Hierarchy {
         files.into_iter().filter_map(difference).collect()
     }
 
+    /// Gives a group to a user (Documentation/admin-guide/cgroup-v2.rst, Delegation): it may make groups in
+    /// it, limit those, and move its processes between them; what limits the group itself stays root's. Its
+    /// processes begin in [`Self::SESSIONS`], as a group with groups in it has none itself.
+    ///
+    /// # Errors
+    ///
+    /// The file or folder that cannot be given away.
+    pub fn delegate(&self, path: &str, uid: u32, gid: u32) -> Result<(), HierarchyError> {
+        let folder = self.folder(path);
+        self.open(&folder)?;
+        // Groups are the kernel's memory: a user must not fill it with them.
+        write(&folder.join("cgroup.max.descendants"), GROUPS_OF_A_USER)?;
+        let sessions = folder.join(Self::SESSIONS);
+        match fs::create_dir(&sessions) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed("make the control group", &sessions)(error));
+            }
+            _ => {}
+        }
+        give(&folder, uid, gid)?;
+        let path = sessions.join("cgroup.procs");
+        chown(&path, Some(uid), Some(gid)).map_err(failed("give away", &path))
+    }
+
+    /// Takes a group back from the user it was given to.
+    ///
+    /// # Errors
+    ///
+    /// The file or folder that stays with the user.
+    pub fn take_back(&self, path: &str) -> Result<(), HierarchyError> {
+        let folder = self.folder(path);
+        match fs::metadata(&folder) {
+            Ok(found) if found.uid() != 0 => give(&folder, 0, 0),
+            _ => Ok(()),
+        }
+    }
+
     /// Moves the process that calls into a group.
     ///
     /// # Errors
@@ -207,8 +259,15 @@ impl Hierarchy {
     /// CPU time that a group has had, in microseconds.
     #[must_use]
     pub fn cpu_time(&self, path: &str) -> Option<u64> {
-        let stat = read(&self.folder(path).join("cpu.stat"))?;
-        stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?.parse().ok()
+        self.statistic(path, "cpu.stat", "usage_usec")
+    }
+
+    /// A number by its key in a file of a group, such as `file` in `memory.stat`.
+    #[must_use]
+    pub fn statistic(&self, path: &str, file: &str, key: &str) -> Option<u64> {
+        let listed = read(&self.folder(path).join(file))?;
+        let number = |line: &str| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok();
+        listed.lines().find_map(number)
     }
 
     /// Removes a group in which nobody is any more. One that is gone already is no error.
@@ -242,7 +301,7 @@ impl Hierarchy {
         for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
             let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
             // Whatever others may have put there stays.
-            if name.starts_with("carve-") {
+            if name.starts_with("carve-") || name == Self::SESSIONS {
                 self.sweep_below(&format!("{path}/{name}"), keep);
             }
         }

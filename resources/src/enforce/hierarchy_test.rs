@@ -91,6 +91,30 @@ fn groups_that_nobody_has_are_swept_and_others_stay() {
 }
 
 #[test]
+fn a_group_is_given_to_a_user_but_for_its_limits_and_taken_back() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (folder, hierarchy) = hierarchy();
+    let group = folder.path().join("carve.slice");
+    fs::create_dir_all(group.join("sessions")).unwrap();
+    let limits = ["memory.max", "cpu.weight", "cpuset.cpus", "sessions/memory.max"];
+    let given =
+        ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "sessions/cgroup.procs"];
+    for file in limits.iter().chain(&given).chain(&["cgroup.controllers"]) {
+        fs::write(group.join(file), "").unwrap();
+    }
+    let owner = |path: &str| fs::metadata(group.join(path)).unwrap().uid();
+    hierarchy.delegate("carve.slice", 4001, 4001).unwrap();
+    assert!(given.iter().chain(&["."]).all(|path| owner(path) == 4001));
+    assert!(limits.iter().chain(&["sessions"]).all(|path| owner(path) == 0));
+    assert_eq!(fs::read_to_string(group.join("cgroup.max.descendants")).unwrap(), "4096");
+    hierarchy.take_back("carve.slice").unwrap();
+    assert!(given[..3].iter().chain(&["."]).all(|path| owner(path) == 0));
+    hierarchy.take_back("carve.slice/none").unwrap();
+}
+
+#[test]
 fn what_cannot_be_written_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let error = Hierarchy::at(folder.path()).apply([&group("carve.slice")]).unwrap_err();

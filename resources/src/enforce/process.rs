@@ -34,41 +34,40 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what}")]
 pub struct ProcessError {
+    /// Which of the settings it is, in a word.
+    pub setting: &'static str,
     what: &'static str,
     source: io::Error,
 }
 
-fn failed<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> ProcessError {
-    move |error| ProcessError { what, source: error.into() }
-}
-
 impl Settings {
-    /// Applies them to the process that calls, which has one thread.
-    ///
-    /// # Errors
-    ///
-    /// The first that the kernel refuses.
-    pub fn apply(&self) -> Result<(), ProcessError> {
+    /// Applies them to the process that calls, which has one thread. Returns those that the kernel refuses.
+    #[must_use]
+    pub fn apply(&self) -> Vec<ProcessError> {
+        let mut refused = Vec::new();
+        let mut tried = |setting, what, result: io::Result<()>| {
+            refused.extend(result.err().map(|source| ProcessError { setting, what, source }));
+        };
         if !self.cpus.is_empty() {
-            pin(&self.cpus)
-                .map_err(failed("keep the process to its CPUs (sched_setaffinity(2))"))?;
+            let what = "keep the process to its CPUs (sched_setaffinity(2))";
+            tried("affinity", what, pin(&self.cpus));
         }
         if !self.nodes.is_empty() {
-            prefer(&self.nodes)
-                .map_err(failed("ask for memory of its NUMA nodes (set_mempolicy(2))"))?;
+            let what = "ask for memory of its NUMA nodes (set_mempolicy(2))";
+            tried("numa", what, prefer(&self.nodes));
         }
         if self.core_scheduling {
-            create_core_scheduling_cookie(
-                rustix::process::getpid(),
-                CoreSchedulingScope::ThreadGroup,
-            )
-            .map_err(failed("keep siblings of cores to itself (PR_SCHED_CORE of prctl(2))"))?;
+            let own = rustix::process::getpid();
+            let made = create_core_scheduling_cookie(own, CoreSchedulingScope::ThreadGroup);
+            let what = "keep siblings of cores to itself (PR_SCHED_CORE of prctl(2))";
+            tried("core-scheduling", what, made.map_err(Into::into));
         }
         if self.oom_score_adj != 0 {
-            fs::write("/proc/self/oom_score_adj", self.oom_score_adj.to_string())
-                .map_err(failed("write /proc/self/oom_score_adj"))?;
+            let score = self.oom_score_adj.to_string();
+            let written = fs::write("/proc/self/oom_score_adj", score);
+            tried("oom_score_adj", "write /proc/self/oom_score_adj", written);
         }
-        Ok(())
+        refused
     }
 }
 

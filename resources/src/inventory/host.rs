@@ -90,6 +90,9 @@ pub struct FileSystem {
     /// The block device it is on, as `8:0`; none where there is no one device behind it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// Which one it is, as `8:1`: folders with the same are on one file system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 /// Why a host is not known.
@@ -286,6 +289,7 @@ fn file_system(root: &Path, folder: &Path) -> Option<FileSystem> {
         size: Size::from_bytes(sizes.f_blocks.saturating_mul(sizes.f_frsize)),
         free: Size::from_bytes(sizes.f_bavail.saturating_mul(sizes.f_frsize)),
         device: disk.map(|disk| disk.trim().to_owned()),
+        id: Some(format!("{major}:{minor}")),
     })
 }
 

@@ -42,6 +42,9 @@ pub struct Inventory {
     pub nested: Option<bool>,
     /// Name of each kernel facility for devices and whether its device node is there.
     pub device_nodes: Vec<(&'static str, bool)>,
+    /// Controllers that systemd lets this user's own groups have; nothing for root, and where systemd
+    /// runs no manager for the user.
+    pub delegated: Option<Vec<String>>,
 }
 
 /// Versions of the control-group hierarchy.
@@ -66,6 +69,7 @@ impl Inventory {
             Some(matches!(nested.as_str(), "Y" | "1"))
         });
         Self {
+            delegated: delegated(root),
             cpus: read(root, "sys/devices/system/cpu/online")
                 .and_then(|list| Some(list.parse::<CpuSet>().ok()?.len())),
             memory_total: meminfo(root, "MemTotal"),
@@ -136,6 +140,17 @@ fn cgroup(root: &Path) -> Option<Cgroup> {
         return Some(Cgroup::V2);
     }
     ["memory", "cpu"].iter().any(|controller| at.join(controller).is_dir()).then_some(Cgroup::V1)
+}
+
+/// The controllers of the groups that systemd's manager of this user has.
+fn delegated(root: &Path) -> Option<Vec<String>> {
+    let uid = rustix::process::geteuid().as_raw();
+    if uid == 0 || !root.join("run/systemd/system").is_dir() {
+        return None;
+    }
+    let group = format!("sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service");
+    let listed = fs::read_to_string(root.join(group).join("cgroup.controllers")).ok()?;
+    Some(listed.split_whitespace().map(str::to_owned).collect())
 }
 
 #[cfg(test)]

@@ -106,7 +106,11 @@ pub(super) fn of(config: &HostConfig, host: &Host, cores: &Cores, sums: &Sums) -
         pools: sums
             .pools
             .iter()
-            .map(|(name, pool)| (name.clone(), amounts(&pool.storage)))
+            .map(|(name, pool)| {
+                let own = amounts(&pool.storage);
+                let left = own.left.min(pool.beside.unwrap_or(u64::MAX));
+                (name.clone(), Amounts { left, ..own })
+            })
             .collect(),
         tenants: tenants.collect(),
         largest: Largest {

@@ -90,6 +90,12 @@ pub struct IoMax {
 }
 
 impl Cgroup {
+    /// How the kernel calls a size of huge page in names of files: `2MB`, `1GB`.
+    #[must_use]
+    pub fn page_name(page: Size) -> String {
+        page.to_string().replace("iB", "B")
+    }
+
     /// The files to write in its folder and what to write, in that order.
     #[must_use]
     pub fn files(&self) -> Vec<(String, String)> {
@@ -111,9 +117,7 @@ impl Cgroup {
         write("memory.min".into(), self.memory_min.bytes().to_string());
         write("memory.max".into(), self.memory_max.bytes().to_string());
         for (page, max) in &self.hugetlb {
-            // Named as the kernel does: 2MB, 1GB.
-            let page = page.to_string().replace("iB", "B");
-            write(format!("hugetlb.{page}.max"), max.bytes().to_string());
+            write(format!("hugetlb.{}.max", Self::page_name(*page)), max.bytes().to_string());
         }
         for IoMax { device, operations, bandwidth } in &self.io {
             let number =

@@ -27,6 +27,7 @@ mod memory;
 mod network;
 mod overhead;
 mod present;
+mod reservation;
 mod roster;
 mod shared;
 mod storage;
@@ -43,6 +44,7 @@ pub use cgroup::{Cgroup, IoMax, Owner};
 pub use change::{Action, ActionKind};
 pub use overhead::overhead;
 pub use present::{Booking, Footing, HostCpus, Origin, Placed, Present, StoredVolume};
+pub use reservation::Reservation;
 
 use crate::Size;
 use crate::config::Name;

@@ -365,12 +365,45 @@ fn how_many_more_is_what_a_plan_admits() {
 }
 
 #[test]
+fn pools_on_one_file_system_share_what_it_holds() {
+    let config = config(&["[host]\nreserve.cpus = \"0\"\n[pool.a]\npath = \"/a\"\n[pool.b]\npath = \"/b\"\n\
+        [tenant.t]\nstorage = { b = \"3GiB\" }\n\
+        [vm.x]\nkernel = \"/k\"\nmemory = \"64MiB\"\ndisk.d = { pool = \"a\", size = \"2GiB\", preallocate = true }\n\
+        disk.e = { pool = \"b\", size = \"2GiB\", preallocate = true }\n"
+        .to_owned()])
+    .unwrap();
+    let on = |ids: [&str; 2], gib: u64, free: u64| {
+        let file_system = |id: &str| FileSystem {
+            size: Size::from_mib(gib * 1024),
+            free: Size::from_mib(free * 1024),
+            device: None,
+            id: Some(id.to_owned()),
+        };
+        let [a, b] = ids.map(file_system);
+        let host = Host {
+            file_systems: [("/a".into(), a), ("/b".into(), b)].into(),
+            ..host(2, 4, 1, false)
+        };
+        let plan = planned(&config, &host, &Present::default());
+        let codes: Vec<_> = plan.conflicts.iter().map(|c| c.code.to_string()).collect();
+        (codes, plan.capacity.pools["a".parse::<Name>().as_ref().unwrap()].left >> 30)
+    };
+    assert_eq!(on(["8:1", "8:2"], 6, 6), (Vec::new(), 4));
+    assert_eq!(on(["8:1", "8:1"], 8, 8), (Vec::new(), 1));
+    // 7 GiB are promised of both together, though neither alone is too full.
+    assert_eq!(on(["8:1", "8:1"], 6, 6), (vec!["pool-full".to_owned()], 0));
+    // Both take 2 GiB of it at once.
+    assert_eq!(on(["8:1", "8:2"], 8, 3).0.len(), 0);
+    assert_eq!(on(["8:1", "8:1"], 8, 3).0, ["pool-space"]);
+}
+
+#[test]
 fn the_example_fits_the_host_it_is_for() {
     let text = include_str!("../../../examples/two-tenants.toml");
     let config = config(&[text.to_owned()]).unwrap();
     let folder = "/srv/carve".into();
     let size = Size::from_mib(8192);
-    let file_system = FileSystem { size, free: size, device: None };
+    let file_system = FileSystem { size, free: size, device: None, id: None };
     let host = Host { file_systems: [(folder, file_system)].into(), ..host(2, 4, 1, false) };
     let plan = planned(&config, &host, &Present::default());
     assert!(plan.is_admitted() && plan.notes.is_empty(), "{:#?} {:?}", plan.conflicts, plan.notes);

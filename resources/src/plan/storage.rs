@@ -49,6 +49,7 @@ pub(super) fn open(inputs: &Inputs<'_>, problems: &mut Problems) -> BTreeMap<Nam
             name.clone(),
             PoolSums {
                 storage: Account::new(Unit::Bytes, promised),
+                beside: None,
                 operations: rate(Unit::Operations, pool.iops),
                 bandwidth: rate(
                     Unit::Bandwidth,
@@ -101,7 +102,7 @@ pub(super) fn charge(
             keep(sums, path, stored, problems);
         }
     }
-    let mut fresh: BTreeMap<&Path, Account> = BTreeMap::new();
+    let mut fresh: BTreeMap<&str, Account> = BTreeMap::new();
     for entry in &roster.entries {
         for (name, disk) in &entry.guest.vm.disk {
             if let Some(volume) = &disk.volume {
@@ -109,6 +110,48 @@ pub(super) fn charge(
                 disk.size(sums, inputs, problems);
                 disk.space(&mut fresh, inputs, problems);
                 disk.rates(sums, problems);
+            }
+        }
+    }
+    together(sums, inputs, problems);
+}
+
+/// Holds pools that are on one file system to what it has, however large each of them is.
+fn together(sums: &mut Sums, inputs: &Inputs<'_>, problems: &mut Problems) {
+    let mut shared: BTreeMap<&str, (u64, Vec<&Name>)> = BTreeMap::new();
+    for (name, pool) in &inputs.config.pools {
+        let file_system = inputs.host.file_systems.get(&pool.path);
+        if let Some((id, file_system)) = file_system.and_then(|fs| Some((fs.id.as_deref()?, fs))) {
+            let size = inputs.config.overcommit_storage.of(file_system.size.bytes());
+            shared.entry(id).or_insert((size, Vec::new())).1.push(name);
+        }
+    }
+    for (size, pools) in shared.into_values().filter(|(_, pools)| pools.len() > 1) {
+        let mut account = Account::new(Unit::Bytes, size);
+        for &name in &pools {
+            let Some(PoolSums { storage, .. }) = sums.pools.get(name) else { continue };
+            let promised = storage.total - storage.left;
+            if account.take(&format!("pool {name}"), promised) {
+                continue;
+            }
+            let names: Vec<&str> = pools.iter().map(|name| name.as_str()).collect();
+            let message = format!(
+                "pool {name} promises {}, more than the {} left of {} with overcommit on the file \
+                 system that {} are on",
+                Unit::Bytes.show(promised),
+                Unit::Bytes.show(account.left),
+                Unit::Bytes.show(account.total),
+                names.join(" and ")
+            );
+            let conflict = HostConflict::new(Code::PoolFull, format!("pool.{name}.path"), message)
+                .remedy("put it on a file system of its own")
+                .remedy("raise host.overcommit.storage, or promise less");
+            problems.push(account.refuse(promised, conflict));
+            account.left = 0;
+        }
+        for name in pools {
+            if let Some(pool) = sums.pools.get_mut(name) {
+                pool.beside = Some(account.left);
             }
         }
     }
@@ -219,7 +262,7 @@ impl InPool<'_, '_> {
     /// A disk that takes its space at once needs it now.
     fn space<'s>(
         &self,
-        fresh: &mut BTreeMap<&'s Path, Account>,
+        fresh: &mut BTreeMap<&'s str, Account>,
         inputs: &Inputs<'s>,
         problems: &mut Problems,
     ) {
@@ -232,8 +275,9 @@ impl InPool<'_, '_> {
             return;
         };
         let size = self.volume.size.bytes();
+        let which = file_system.id.as_deref().or(pool.path.to_str()).unwrap_or_default();
         let account = fresh
-            .entry(&pool.path)
+            .entry(which)
             .or_insert_with(|| Account::new(Unit::Bytes, file_system.free.bytes()));
         if !account.take(&self.label(), size) {
             let message = format!(

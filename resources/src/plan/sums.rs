@@ -48,6 +48,8 @@ pub(super) struct TenantSums {
 /// What was given away of a pool.
 pub(super) struct PoolSums {
     pub storage: Account,
+    /// What is left of its file system where other pools are on it, too.
+    pub beside: Option<u64>,
     pub operations: Option<Account>,
     pub bandwidth: Option<Account>,
 }

@@ -3,7 +3,6 @@
 //! One request at a time is worked on. Those that a client sends meanwhile wait in the socket, so that
 //! a connection never holds more than one request and one response.
 
-use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -18,8 +17,12 @@ use vmm_sys_util::eventfd::EventFd;
 use super::http::{self, Parsed, Request, Response};
 use super::problem::{Kind, Problem};
 use super::server::{Awaited, Handled, Limits, Service};
-use super::stream::{Flow, Stream};
+use super::stream::Flow;
 use crate::command::Refusal;
+
+mod streaming;
+
+use self::streaming::Streaming;
 
 /// How much is read at once.
 const CHUNK: usize = 4096;
@@ -41,16 +44,6 @@ enum State {
     /// The client, to close: its request was refused half-way. Closing at once would take the response
     /// away from it along with what it still sends.
     Draining(usize),
-}
-
-/// A response that goes on.
-#[derive(Debug)]
-struct Streaming {
-    stream: Box<dyn Stream>,
-    /// What comes after the output there is.
-    flow: Flow,
-    /// The client sends nothing any more.
-    deaf: bool,
 }
 
 /// Whether a connection goes on.
@@ -317,63 +310,6 @@ impl Connection {
         }
     }
 
-    /// Goes on with a stream: a chunk at a time, and a client has as long for each as for a response.
-    fn stream(&mut self, now: Instant) -> rustix::io::Result<Option<Fate>> {
-        self.hear()?;
-        match self.send_output(now)? {
-            ControlFlow::Break(fate) => return Ok(Some(fate)),
-            ControlFlow::Continue(0) => {}
-            ControlFlow::Continue(_) => {
-                // The others have their turn before the next chunk.
-                return Ok(if self.has_work() { Some(Fate::Keep) } else { None });
-            }
-        }
-        let State::Streaming(streaming) = &mut self.state else { return Ok(None) };
-        if streaming.flow == Flow::End {
-            return Ok(self.bid_farewell(now));
-        }
-        (self.output, self.sent) = (Vec::new(), 0);
-        streaming.flow = streaming.stream.next(&mut self.output);
-        self.deadline = now + self.limits.request;
-        Ok(match streaming.flow {
-            Flow::Lost => Some(Fate::Close),
-            Flow::Pause if self.output.is_empty() => Some(Fate::Keep),
-            _ => None,
-        })
-    }
-
-    /// Passes on what the client of a stream sends.
-    fn hear(&mut self) -> rustix::io::Result<()> {
-        let State::Streaming(streaming) = &mut self.state else { return Ok(()) };
-        if streaming.hears() && self.input.is_empty() {
-            self.input.resize(CHUNK, 0);
-            let received = recv(&self.socket, &mut self.input[..], RecvFlags::empty());
-            let count = received.as_ref().map_or(0, |received| received.0);
-            self.input.truncate(count);
-            match received {
-                Ok(_) => streaming.deaf = count == 0,
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let count = streaming.stream.feed(&self.input).min(self.input.len());
-        self.input.drain(..count);
-        if self.input.is_empty() {
-            self.input = Vec::new();
-        }
-        Ok(())
-    }
-
-    /// Passes on what a client sent before it went away, as far as there is room for it.
-    fn hear_last_words(&mut self) {
-        while self.hear().is_ok() {
-            let State::Streaming(streaming) = &self.state else { return };
-            if !streaming.hears() || !self.input.is_empty() {
-                return;
-            }
-        }
-    }
-
     fn write(&mut self, now: Instant) -> rustix::io::Result<Option<Fate>> {
         match self.send_output(now)? {
             ControlFlow::Break(fate) => return Ok(Some(fate)),
@@ -423,36 +359,8 @@ impl Connection {
     }
 }
 
-impl Streaming {
-    /// Whether the client may have something to say.
-    fn hears(&self) -> bool {
-        self.stream.has_input() && !self.deaf
-    }
-}
-
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-/// Whether the other end of a socket is this process' user, or root.
-///
-/// # Errors
-///
-/// [`Kind::Forbidden`], also if the kernel does not say who it is.
-pub fn check_peer(socket: &UnixStream) -> Result<(), Problem> {
-    let own = rustix::process::geteuid();
-    match rustix::net::sockopt::socket_peercred(socket) {
-        Ok(peer) if peer.uid == own || peer.uid.is_root() => Ok(()),
-        Ok(peer) => {
-            let (own, peer) = (own.as_raw(), peer.uid.as_raw());
-            let detail = format!("this belongs to the user with id {own}, not to {peer}");
-            Err(Problem::new(Kind::Forbidden, detail))
-        }
-        Err(error) => {
-            let error = io::Error::from(error);
-            Err(Problem::new(Kind::Forbidden, format!("who asks cannot be told: {error}")))
-        }
     }
 }

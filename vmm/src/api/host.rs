@@ -4,6 +4,7 @@
 //! served by none, one or several processes, beside commands, and be killed at any moment. What waits (files, locks,
 //! guests that start and stop) waits on a thread of its own ([`jobs`]).
 
+mod answers;
 mod follow;
 mod jobs;
 mod routes;

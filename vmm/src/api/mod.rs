@@ -23,3 +23,6 @@ pub mod server;
 pub mod socket;
 pub mod stream;
 pub mod types;
+
+#[cfg(test)]
+mod compatibility_test;

@@ -31,7 +31,7 @@ pub static ROUTES: &[Route<Guest>] = &[
     show(
         "/v1/config",
         "getConfig",
-        "The guest's whole configuration",
+        "The guest's whole configuration, with what was changed since it was started",
         schema::<VmConfig>,
         |guest, call| guest.ask(Command::Config, call),
     ),

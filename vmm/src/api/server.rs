@@ -19,9 +19,10 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::connection::{Connection, Fate, check_peer};
+use super::connection::{Connection, Fate};
 use super::http::{Bounds, Request, Response};
 use super::problem::Problem;
+use super::socket::check_peer;
 use super::stream::Stream;
 use crate::command::{Pending, Reply};
 use crate::descriptor::descriptor;

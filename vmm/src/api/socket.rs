@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::problem::{Kind, Problem};
 use crate::machine::unix_socket::{self, Error, MAX_PATH};
 
 /// Clients that may wait to be accepted.
@@ -78,6 +79,27 @@ impl<'a> Place<'a> {
         let mut short = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
         short.push(name);
         Ok(Self { path: Cow::Owned(short), _folder: Some(folder) })
+    }
+}
+
+/// Whether the other end of a socket is this process' user, or root.
+///
+/// # Errors
+///
+/// [`Kind::Forbidden`], also if the kernel does not say who it is.
+pub fn check_peer(socket: &UnixStream) -> Result<(), Problem> {
+    let own = rustix::process::geteuid();
+    match rustix::net::sockopt::socket_peercred(socket) {
+        Ok(peer) if peer.uid == own || peer.uid.is_root() => Ok(()),
+        Ok(peer) => {
+            let (own, peer) = (own.as_raw(), peer.uid.as_raw());
+            let detail = format!("this belongs to the user with id {own}, not to {peer}");
+            Err(Problem::new(Kind::Forbidden, detail))
+        }
+        Err(error) => {
+            let error = io::Error::from(error);
+            Err(Problem::new(Kind::Forbidden, format!("who asks cannot be told: {error}")))
+        }
     }
 }
 

@@ -70,6 +70,12 @@ pub struct LimitsUpdate {
     /// Requests or packets a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operations_per_second: Option<u64>,
+    /// Bytes that may pass at once after a time of rest. Left out with a new limit, it follows that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_burst: Option<u64>,
+    /// Requests or packets that may pass at once after a time of rest, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operations_burst: Option<u64>,
 }
 
 /// A change of a disk.

@@ -151,7 +151,7 @@ impl Desk {
             Errand::Note(event, details) => {
                 let details: Vec<_> =
                     details.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
-                store.journal().note(&entry.guest, &event, &details);
+                store.note(entry, &event, &details);
                 Ok(())
             }
             Errand::Ended(ended) => {
@@ -166,7 +166,7 @@ impl Desk {
                 Some(write) => write(&bytes),
                 None => Err("no exit record was asked for".to_owned()),
             },
-            Errand::Release => Ledger::release(store).map_err(|error| text(&error)),
+            Errand::Release => Ledger::release(store, entry).map_err(|error| text(&error)),
             Errand::Remove => {
                 let _lock = entry.lock().map_err(|error| text(&error))?;
                 store.remove(entry).map_err(|error| text(&error))

@@ -161,7 +161,8 @@ impl Entry {
     /// The file cannot be written.
     pub fn save(&self) -> Result<(), Error> {
         let path = self.state.join("guest.json");
-        files::write(&path, &self.guest, self.guest.detached).map_err(failed("write", &path))
+        files::write_with_spare(&path, &self.guest, self.guest.detached)
+            .map_err(failed("write", &path))
     }
 
     /// Notes what the user wants of the guest. Call it with the guest's lock held.
@@ -195,7 +196,7 @@ impl Entry {
     /// The file cannot be written.
     pub fn write_record(&self, record: &Record) -> Result<(), Error> {
         let path = self.state.join("record.json");
-        files::write(&path, record, false).map_err(failed("write", &path))
+        files::write_with_spare(&path, record, false).map_err(failed("write", &path))
     }
 
     /// What it does now. Not for processes that are the guest's VMM or monitor themselves.

@@ -1,7 +1,7 @@
 //! Files that appear whole or not at all, and locks on files.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +40,34 @@ pub fn write<T: Serialize>(path: &Path, value: &T, durable: bool) -> io::Result<
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// What is kept free in a folder for its files to be replaced when their file system is full: guests must be stopped
+/// and removed then more than ever.
+const SPARE: [u8; 16 << 10] = [0; 16 << 10];
+
+/// [`write()`] of a file whose folder keeps some room for that, which is used when there is no other.
+pub fn write_with_spare<T: Serialize>(path: &Path, value: &T, durable: bool) -> io::Result<()> {
+    let spare = path.with_file_name("spare");
+    match write(path, value, durable) {
+        Err(error)
+            if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+                && fs::remove_file(&spare).is_ok() =>
+        {
+            write(path, value, durable)
+        }
+        Ok(()) => {
+            let mut options = OpenOptions::new();
+            if let Ok(mut file) = options.write(true).create_new(true).mode(0o600).open(&spare)
+                && file.write_all(&SPARE).is_err()
+            {
+                // Half of it would do for nothing, and look like all of it.
+                let _ = fs::remove_file(&spare);
+            }
+            Ok(())
+        }
+        failed => failed,
+    }
 }
 
 /// Reads what [`write()`] wrote; nothing if there is no such file.

@@ -8,13 +8,18 @@ use std::{env, fs};
 /// Names one folder that holds everything instead of the conventional places.
 pub const ROOT_VARIABLE: &str = "CARVE_ROOT";
 
-/// The two folders of a user's guests.
+/// Where root tells users of tenants what they may book.
+const TENANTS: &str = "/run/carve-tenants";
+
+/// The two folders of a user's guests, and one of all users'.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folders {
     /// What outlives the host's reboots.
     pub state: PathBuf,
     /// What does not: sockets and locks.
     pub runtime: PathBuf,
+    /// What root tells users of tenants; the same for all users.
+    pub tenants: PathBuf,
 }
 
 /// There is no place for a user's guests.
@@ -54,10 +59,15 @@ impl Folders {
         // The specification wants relative paths ignored.
         let absolute = |name: &str| variable(name).filter(|path| path.is_absolute());
         if let Some(root) = absolute(ROOT_VARIABLE) {
-            return Ok(Self { state: root.join("state"), runtime: root.join("run") });
+            return Ok(Self {
+                state: root.join("state"),
+                runtime: root.join("run"),
+                tenants: root.join("tenants"),
+            });
         }
         if uid == 0 {
-            return Ok(Self { state: "/var/lib/carve".into(), runtime: "/run/carve".into() });
+            let (state, runtime) = ("/var/lib/carve".into(), "/run/carve".into());
+            return Ok(Self { state, runtime, tenants: TENANTS.into() });
         }
         let state = absolute("XDG_STATE_HOME")
             .or_else(|| Some(absolute("HOME")?.join(".local/state")))
@@ -67,7 +77,7 @@ impl Folders {
             // No session of systemd's: `su`, containers, cron.
             None => PathBuf::from(format!("/tmp/carve-{uid}")),
         };
-        Ok(Self { state: state.join("carve"), runtime })
+        Ok(Self { state: state.join("carve"), runtime, tenants: TENANTS.into() })
     }
 
     /// Makes sure the folders are there, for this user alone.
@@ -101,7 +111,7 @@ mod folders_test {
         let variable = |name: &str| {
             set.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value))
         };
-        let Folders { state, runtime } = Folders::find(uid, variable).ok()?;
+        let Folders { state, runtime, .. } = Folders::find(uid, variable).ok()?;
         Some((state.display().to_string(), runtime.display().to_string()))
     }
 
@@ -124,7 +134,8 @@ mod folders_test {
     #[test]
     fn a_runtime_folder_open_to_others_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let folders = Folders { state: folder.path().join("s"), runtime: folder.path().join("r") };
+        let at = |name: &str| folder.path().join(name);
+        let folders = Folders { state: at("s"), runtime: at("r"), tenants: at("t") };
         folders.make().unwrap();
         folders.make().unwrap();
         fs::set_permissions(&folders.runtime, fs::Permissions::from_mode(0o777)).unwrap();

@@ -1,4 +1,4 @@
-//! What commands do to guests: start, stop, kill, pause; and the repair of what killed processes left.
+//! What commands do to guests: start, stop, kill, pause, remove.
 
 use std::io;
 use std::path::Path;
@@ -10,8 +10,9 @@ use rustix::process::{Pid, Signal};
 use super::files::Lock;
 use super::guest::Wanted;
 use super::live::{self, Letter, Seen};
-use super::monitor::{self, FAILED, First};
+use super::monitor::{FAILED, First};
 use super::record::Ended;
+pub use super::repair::{look_at, look_at_all, repair};
 use super::spawn;
 use super::status::{State, Status};
 use super::store::{self, Entry, Store};
@@ -116,9 +117,19 @@ pub fn start(entry: &mut Entry) -> Result<(), Error> {
 ///
 /// [`Error`]; a guest that does not run is none.
 pub fn stop(entry: &mut Entry, timeout: Duration) -> Result<(), Error> {
-    want(entry, Wanted::Stopped)?;
+    // A guest is ended also where that cannot be written down.
+    let noted = want(entry, Wanted::Stopped);
     let status = entry.status()?;
-    let Some(vmm) = status.vmm else { return stop_restarting(entry, &status) };
+    let Some(vmm) = status.vmm else {
+        stop_restarting(entry, &status)?;
+        return noted;
+    };
+    end(entry, vmm, &status, timeout)?;
+    noted
+}
+
+/// Ends a guest by its power button, its control interface, or a signal, whatever works first.
+fn end(entry: &mut Entry, vmm: Seen, status: &Status, timeout: Duration) -> Result<(), Error> {
     let until = Instant::now() + timeout.min(LONGEST);
     if status.state == State::Paused {
         // It could not hear the button.
@@ -138,9 +149,7 @@ pub fn stop(entry: &mut Entry, timeout: Duration) -> Result<(), Error> {
     {
         return settle(entry);
     }
-    want(entry, Wanted::Killed)?;
-    signal(entry, vmm, Signal::KILL)?;
-    settle(entry)
+    kill_vmm(entry, vmm, Signal::KILL)
 }
 
 /// Ends a guest by a signal, at once.
@@ -157,9 +166,18 @@ pub fn kill(entry: &mut Entry, number: Signal) -> Result<(), Error> {
         }
         return Err(not_running(entry, status.state));
     };
-    want(entry, Wanted::Killed)?;
-    signal(entry, vmm, number)?;
-    if number == Signal::KILL { settle(entry) } else { Ok(()) }
+    kill_vmm(entry, vmm, number)
+}
+
+/// Sends a guest's VMM a signal, also where it cannot be written down that this was asked for.
+fn kill_vmm(entry: &mut Entry, vmm: Seen, number: Signal) -> Result<(), Error> {
+    let noted = want(entry, Wanted::Killed);
+    live::send(&entry.vmm_path(), vmm, number)
+        .map_err(host("send a signal to the guest's process"))?;
+    if number == Signal::KILL {
+        settle(entry)?;
+    }
+    noted
 }
 
 /// Pauses or resumes a guest.
@@ -230,77 +248,6 @@ pub fn wait(store: &Store, entry: &Entry) -> Result<Option<Ended>, Error> {
     }
 }
 
-/// Puts right what processes left that were killed: ends that nobody wrote down, monitors that are
-/// gone, guests to be removed or started again. Returns the guest's status then; nothing if it was
-/// removed.
-///
-/// # Errors
-///
-/// Files cannot be read or written.
-pub fn repair(store: &Store, entry: &mut Entry) -> Result<Option<Status>, Error> {
-    let status = entry.status()?;
-    let ended = status.record.as_ref().is_some_and(|record| record.ended.is_some());
-    let orphaned = status.vmm.is_some() && status.monitor.is_none() && entry.guest.detached;
-    let unfinished = status.vmm.is_none()
-        && status.monitor.is_none()
-        && (status.is_lost()
-            || (ended && (entry.guest.remove || entry.guest.wanted == Wanted::Running)));
-    if !orphaned && !unfinished {
-        return Ok(Some(status));
-    }
-    // Who holds the lock is about to change all this.
-    let Some(_lock) = entry.attempt_lock() else { return Ok(Some(status)) };
-    if entry.reload().is_err() {
-        return Ok(None);
-    }
-    let status = entry.status()?;
-    match (status.vmm, status.monitor, status.record.clone()) {
-        (Some(_), None, _) if entry.guest.detached => {
-            spawn::monitor(entry, First::TakeOver)?;
-        }
-        (None, None, Some(mut record)) => {
-            if record.ended.is_none() {
-                monitor::end_lost_run(store, entry, &mut record, None)?;
-            }
-            let code = record.ended.as_ref().map_or(0, |ended| ended.exit_code);
-            if monitor::wants_another_run(entry, code) {
-                spawn::monitor(entry, First::Start)?;
-            } else if entry.guest.remove {
-                store.remove(entry)?;
-                return Ok(None);
-            }
-        }
-        _ => {}
-    }
-    Ok(Some(entry.status()?))
-}
-
-/// The guest that `text` means, put right, and what it does.
-///
-/// # Errors
-///
-/// There is none, or several; files cannot be read or written.
-pub fn look_at(store: &Store, text: &str) -> Result<(Entry, Status), Error> {
-    let mut entry = store.find(text)?;
-    let status = repair(store, &mut entry)?;
-    let status = status.ok_or_else(|| store::Error::NotFound(text.to_owned()))?;
-    Ok((entry, status))
-}
-
-/// All guests, put right, and what each does, in the order they were created in.
-///
-/// # Errors
-///
-/// The folder cannot be read. A guest that cannot be read or put right is an error of its own.
-#[allow(clippy::type_complexity)]
-pub fn look_at_all(store: &Store) -> Result<Vec<Result<(Entry, Status), Error>>, Error> {
-    let look = |entry: Result<Entry, store::Error>| {
-        let mut entry = entry?;
-        Ok(repair(store, &mut entry)?.map(|status| (entry, status)))
-    };
-    Ok(store.entries()?.into_iter().filter_map(|entry| look(entry).transpose()).collect())
-}
-
 /// Removes a guest that does not run; with `force` one that does, too.
 ///
 /// # Errors
@@ -316,7 +263,8 @@ pub fn remove(store: &Store, entry: &mut Entry, force: bool) -> Result<(), Error
         }
         match kill(entry, Signal::KILL) {
             // It ended by itself meanwhile.
-            Ok(()) | Err(Error::State { .. }) => {}
+            // Or what is full is what this makes room on.
+            Ok(()) | Err(Error::State { .. } | Error::Store(_)) => {}
             Err(error) => return Err(error),
         }
     }
@@ -381,11 +329,6 @@ fn stop_restarting(entry: &Entry, status: &Status) -> Result<(), Error> {
 fn wake(entry: &Entry, monitor: Seen) -> Result<(), Error> {
     live::send(&entry.monitor_path(), monitor, Signal::TERM)
         .map_err(host("wake the guest's monitor"))
-}
-
-/// Sends a signal to the guest's VMM.
-fn signal(entry: &Entry, vmm: Seen, number: Signal) -> Result<(), Error> {
-    live::send(&entry.vmm_path(), vmm, number).map_err(host("send a signal to the guest's process"))
 }
 
 /// Waits for the end of a process. False: it still lives at `until`.

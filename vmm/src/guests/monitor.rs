@@ -159,10 +159,10 @@ impl Monitor<'_> {
     /// Nothing more is to be done for the guest.
     fn leave(mut self) -> Result<(), Error> {
         let left = self.forget();
-        let store = self.store;
+        let (store, entry) = (self.store, self.entry.clone());
         // This sign of life held the guest's share of the host.
         drop(self);
-        if let Err(error) = Ledger::release(store) {
+        if let Err(error) = Ledger::release(store, &entry) {
             tracing::warn!("the guest's share of the host is not given back yet: {error}");
         }
         left
@@ -198,21 +198,19 @@ impl Monitor<'_> {
             .spawn()
             .map_err(host("start the guest's process"))?;
         let line = child.stdout.take().map(first_line).unwrap_or_default();
-        let started = line.trim() == STARTED;
-        // Nobody may be left to hear it.
-        if line.is_empty() {
-            let _ = writeln!(
-                answer,
-                "{FAILED}the guest's process ended before the guest ran; `carve inspect` says more"
-            );
-        } else {
-            let _ = writeln!(answer, "{}", line.trim_end());
-        }
-        if started {
+        if line.trim() == STARTED {
+            let _ = writeln!(answer, "{STARTED}");
             return Ok(Some(Vmm::Own(child)));
         }
         let status = child.wait().map_err(host("wait for the guest's process"))?;
-        self.write_end(status.signal())?;
+        let ended = self.write_end(status.signal())?;
+        let said = match ended {
+            Some(ended) if line.is_empty() => format!("{FAILED}{}", ended.message),
+            _ if line.is_empty() => format!("{FAILED}its process ended at once"),
+            _ => line,
+        };
+        // Nobody may be left to hear it.
+        let _ = writeln!(answer, "{}", said.trim_end());
         Ok(None)
     }
 

@@ -89,10 +89,12 @@ pub fn run(
     let alive = Alive::take(&entry.vmm_path()).map_err(host("lock the guest's sign of life"))?;
     let Some(alive) = alive else { return Err(Error::Running(entry.guest.name.to_string())) };
     let run = entry.record()?.map_or(0, |record| record.run) + 1;
-    entry.write_record(&Record::begin(run, setup.restarts))?;
+    let mut record = Record::begin(run, setup.restarts);
+    entry.write_record(&record)?;
     let alive = Rc::new(alive);
     // A panic has been shown by then; its exit code and record are those of any own error.
-    let body = AssertUnwindSafe(|| guest(books, setup, Rc::clone(&alive), started));
+    let begun = &mut record;
+    let body = AssertUnwindSafe(|| guest(books, begun, setup, Rc::clone(&alive), started));
     let outcome = panic::catch_unwind(body).unwrap_or(Err(Error::Panicked));
     let ended = match &outcome {
         Ok(outcome) => Ended::by(&outcome.end, outcome.resets, &outcome.last_output),
@@ -113,6 +115,7 @@ fn folder_of(path: &Path) -> Option<PathBuf> {
 
 fn guest(
     books: &Rc<Books>,
+    record: &mut Record,
     setup: Setup,
     alive: Rc<Alive>,
     started: impl FnOnce() + 'static,
@@ -122,6 +125,10 @@ fn guest(
     std::env::set_current_dir(&guest.folder)
         .map_err(host(&format!("go to {}, where the guest was created", guest.folder.display())))?;
     let share = Share::take(books.store(), entry)?;
+    if !share.unenforced.is_empty() {
+        record.unenforced.clone_from(&share.unenforced);
+        entry.write_record(record)?;
+    }
     let socket = socket::bind(&entry.socket_path())?;
     // Only where it stays open: closing it would lose the lock.
     let last_words = match guest.confinement.seccomp {
@@ -144,7 +151,7 @@ fn guest(
         {
             tracing::warn!("the state of the guest cannot be written down: {error}");
         }
-        notes.note(event, details.as_slice());
+        notes.note(event, &details);
         if let Some(started) = started.take() {
             started();
         }

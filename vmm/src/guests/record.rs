@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::guest::VERSION;
+use super::oom::{self, Told};
+use super::shortage::Shortage;
 use crate::clock::now;
 use crate::outcome::{End, signal_code, signal_name};
 
@@ -21,12 +23,22 @@ pub struct Record {
     pub started_at: u64,
     /// The host's start it happened in.
     pub boot_id: String,
+    /// The process of its VMM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
     /// Processes that the host's out-of-memory killer had killed when the run began.
     #[serde(default)]
     pub oom_kills: u64,
     /// Starts by the restart policy since the user started the guest.
     #[serde(default)]
     pub restarts: u32,
+    /// What it is not held to, with `enforce = "best-effort"` only: limits by controllers that the host
+    /// lacks, and settings that the kernel refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unenforced: Vec<String>,
+    /// What of its storage the host had no room for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_room: Vec<Shortage>,
     /// How it ended; nothing while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
@@ -63,8 +75,11 @@ impl Record {
             run,
             started_at: now(),
             boot_id: boot_id(),
+            pid: i32::try_from(std::process::id()).ok(),
             oom_kills: oom_kills(),
             restarts,
+            unenforced: Vec::new(),
+            no_room: Vec::new(),
             ended: None,
         }
     }
@@ -81,11 +96,9 @@ impl Record {
         } else if self.boot_id != boot_id() {
             ("host-down", "the host went down while the guest ran".to_owned())
         } else if signal.is_none_or(|signal| signal == libc::SIGKILL)
-            && oom_kills() > self.oom_kills
+            && let Some(message) = self.starved()
         {
-            let remedy = "give the host more memory, or its guests less";
-            let text = "the host ran out of memory, and its kernel killed";
-            ("out-of-memory", format!("{text} processes while this guest was killed; {remedy}"))
+            ("out-of-memory", message.to_owned())
         } else if signal.is_none_or(|signal| signal == libc::SIGKILL) {
             ("killed", format!("the guest's process was killed by {signal_text}, not by Carve"))
         } else {
@@ -118,6 +131,24 @@ impl Record {
 
 /// The end of a VMM that made a system call its filter forbids, in one word.
 pub const FORBIDDEN_CALL: &str = "forbidden-call";
+
+impl Record {
+    /// How a VMM was killed for lack of memory, as far as the host's kernel tells; nothing if it was not.
+    fn starved(&self) -> Option<&'static str> {
+        match self.pid.and_then(|pid| oom::told(pid, self.started_at)) {
+            Some(Told::Host) => Some(
+                "the host ran out of memory, and its kernel killed the guest; give the host more memory, or its guests less",
+            ),
+            Some(Told::Group) => Some(
+                "the control group that the guest was in ran out of memory, and the kernel killed the guest; give the group more memory, or the guest less",
+            ),
+            Some(Told::Neither) => None,
+            None => (oom_kills() > self.oom_kills).then_some(
+                "the guest was killed, probably by the host's kernel, which ran out of memory meanwhile; give the host more memory, or its guests less",
+            ),
+        }
+    }
+}
 
 impl Ended {
     /// The end `end` of a guest's run.
@@ -180,7 +211,8 @@ mod record_test {
         let forbidden = record.lost(Some(libc::SIGSYS), false, Some("the thread x did y"));
         assert_eq!((forbidden.kind.as_str(), forbidden.exit_code), ("forbidden-call", 159));
         assert!(forbidden.message.starts_with("the thread x did y"));
-        let starved = Record { oom_kills: 0, ..record };
+        // What can only be guessed where the kernel's log is for others.
+        let starved = Record { oom_kills: 0, pid: None, ..record };
         if oom_kills() > 0 {
             assert_eq!(starved.lost(None, false, None).kind, "out-of-memory");
         }

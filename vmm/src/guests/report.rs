@@ -59,6 +59,10 @@ pub struct Summary {
     pub exit_code: Option<u8>,
     /// Starts by the restart policy since the user started it.
     pub restarts: u32,
+    /// What it is not held to while it runs: limits by controllers that the host lacks, and settings
+    /// that the kernel refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unenforced: Vec<String>,
     /// What the user noted about it.
     pub labels: BTreeMap<String, String>,
 }
@@ -82,6 +86,7 @@ impl Summary {
             started_at: record.map(|record| record.started_at),
             exit_code: ended.map(|ended| ended.exit_code).filter(|_| status.vmm.is_none()),
             restarts: record.map_or(0, |record| record.restarts),
+            unenforced: unenforced(status).to_vec(),
             labels: guest.labels.clone(),
         }
     }
@@ -98,6 +103,10 @@ pub struct Report {
     /// Process id of its monitor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub monitor_pid: Option<i32>,
+    /// What it is not held to while it runs: limits by controllers that the host lacks, and settings
+    /// that the kernel refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unenforced: Vec<String>,
     /// Where its files are.
     pub state_folder: String,
     /// Its control interface while it runs.
@@ -117,6 +126,7 @@ impl Report {
             state: status.state,
             pid: status.vmm.map(raw),
             monitor_pid: status.monitor.map(raw),
+            unenforced: unenforced(&status).to_vec(),
             state_folder: entry.state_folder().display().to_string(),
             socket: entry.socket_path().display().to_string(),
             guest: entry.guest.clone(),
@@ -129,15 +139,25 @@ fn raw(seen: Seen) -> i32 {
     seen.pid.as_raw_nonzero().get()
 }
 
+/// What a running guest is not held to.
+fn unenforced(status: &Status) -> &[String] {
+    let running = status.record.as_ref().filter(|_| status.vmm.is_some());
+    running.map_or(&[], |record| record.unenforced.as_slice())
+}
+
 /// The status as a person says it.
 fn words(status: &Status, now: u64) -> String {
     let record = status.record.as_ref();
     let up = || record.map_or_else(String::new, |record| ago(record.started_at, now));
+    let unheld = || match unenforced(status) {
+        [] => String::new(),
+        controllers => format!(" (No limits of {})", controllers.join(", ")),
+    };
     let ended = record.and_then(|record| record.ended.as_ref());
     match (status.state, ended) {
         (State::Created, _) => "Created".to_owned(),
-        (State::Running, _) => format!("Up {}", up()),
-        (State::Paused, _) => format!("Up {} (Paused)", up()),
+        (State::Running, _) => format!("Up {}{}", up(), unheld()),
+        (State::Paused, _) => format!("Up {} (Paused){}", up(), unheld()),
         (State::Restarting, Some(ended)) => {
             format!("Restarting ({}) {} ago", ended.exit_code, ago(ended.at, now))
         }
@@ -164,6 +184,19 @@ pub fn ago(millis: u64, now: u64) -> String {
 #[cfg(test)]
 mod report_test {
     use super::*;
+
+    #[test]
+    fn limits_that_do_not_hold_are_told_while_the_guest_runs() {
+        let record = Record { unenforced: vec!["cpu".into(), "io".into()], ..Record::begin(1, 0) };
+        let pid = rustix::process::getpid();
+        let vmm = Seen { pid, letter: super::super::live::Letter::Running };
+        let now = record.started_at;
+        let running = Status::of(Some(vmm), None, Some(record.clone()));
+        assert_eq!(words(&running, now), "Up 0 seconds (No limits of cpu, io)");
+        assert_eq!(unenforced(&running), ["cpu", "io"]);
+        let ended = Status::of(None, None, Some(record));
+        assert!(unenforced(&ended).is_empty());
+    }
 
     #[test]
     fn times_are_told_in_their_largest_unit() {

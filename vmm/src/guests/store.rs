@@ -16,6 +16,7 @@ use super::guest::{Guest, VERSION, Wanted};
 use super::id::{Id, random_name};
 use super::journal::Journal;
 use super::record::{Ended, Record};
+use super::shortage::Shortage;
 use crate::clock::now;
 use crate::jail::Settings;
 use crate::ledger;
@@ -118,8 +119,13 @@ impl Store {
         make(&entry.state)?;
         make(runtime)?;
         // The name first: without its guest it counts for nothing.
-        self.name(&entry.guest)?;
-        entry.save()?;
+        let made = self.name(&entry.guest).and_then(|()| entry.save());
+        if made.is_err() {
+            let _ = fs::remove_file(self.name_path(&entry.guest.name));
+            let _ = fs::remove_dir_all(&entry.state);
+            let _ = fs::remove_dir_all(&entry.runtime);
+        }
+        made?;
         self.journal.note(&entry.guest, "created", &[]);
         Ok(entry)
     }
@@ -208,13 +214,28 @@ impl Store {
         entry.unwrap_or_else(|| Err(Error::NotFound(text.to_owned())))
     }
 
+    /// Notes what happens to a guest that runs, for those who listen; and in the record of its run, what may explain
+    /// its end.
+    pub(super) fn note(&self, entry: &Entry, event: &str, details: &[(&str, String)]) {
+        self.journal.note(&entry.guest, event, details);
+        let Some(shortage) = Shortage::of(event, details) else { return };
+        let Ok(Some(mut record)) = entry.record() else { return };
+        shortage.add_to(&mut record.no_room);
+        if let Err(error) = entry.write_record(&record) {
+            tracing::warn!("{}", crate::explain(&error));
+        }
+    }
+
     /// Writes down that the run of `record` has `ended`, for those who look and those who listen.
     pub(super) fn end_run(
         &self,
         entry: &Entry,
         record: &mut Record,
-        ended: Ended,
+        mut ended: Ended,
     ) -> Result<(), Error> {
+        for shortage in &record.no_room {
+            ended.message += &format!("; {shortage}");
+        }
         let details = [
             ("kind", ended.kind.clone()),
             ("exit_code", ended.exit_code.to_string()),

@@ -11,8 +11,11 @@ use crate::jail::Settings;
 
 fn store() -> (TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
-    let folders =
-        Folders { state: folder.path().join("state"), runtime: folder.path().join("run") };
+    let folders = Folders {
+        state: folder.path().join("state"),
+        runtime: folder.path().join("run"),
+        tenants: folder.path().join("tenants"),
+    };
     (folder, Store::new(folders))
 }
 
@@ -171,6 +174,47 @@ fn a_guest_is_created_then_exited_once_it_has_a_record() {
     let status = web.status().unwrap();
     assert_eq!((status.state, status.is_lost()), (State::Exited, false));
     assert_eq!(status.record, Some(record));
+}
+
+/// Whether all fields of `old` are in `new` with the same values.
+fn keeps(old: &serde_json::Value, new: &serde_json::Value) -> bool {
+    match (old.as_object(), new.as_object()) {
+        (Some(old), Some(new)) => {
+            old.iter().all(|(key, old)| new.get(key).is_some_and(|new| keeps(old, new)))
+        }
+        _ => old == new,
+    }
+}
+
+#[test]
+fn what_the_first_version_wrote_is_read_and_nothing_of_it_lost_when_it_is_written_again() {
+    let (_folder, store) = store();
+    let golden = [
+        ("guest.json", include_str!("golden/guest.json")),
+        ("record.json", include_str!("golden/record.json")),
+    ];
+    let folder = store.folders().state.join("guests/13ba8d34376c");
+    make(&folder).unwrap();
+    make(&store.folders().state.join("names")).unwrap();
+    for (name, text) in golden {
+        fs::write(folder.join(name), text).unwrap();
+    }
+    let events = include_str!("golden/events.ndjson");
+    fs::write(store.journal().path(), events).unwrap();
+
+    let entry = store.find("13ba").unwrap();
+    assert_eq!((entry.guest.name.as_str(), entry.guest.config.vcpus), ("web-1", 2));
+    let status = entry.status().unwrap();
+    let ended = status.record.as_ref().unwrap().ended.clone().unwrap();
+    assert_eq!((status.state, ended.kind.as_str()), (State::Exited, "killed"));
+    assert_eq!(store.journal().last_end(&entry.guest.id).unwrap().exit_code, 137);
+    entry.save().unwrap();
+    entry.write_record(&status.record.unwrap()).unwrap();
+    for (name, text) in golden {
+        let written = fs::read_to_string(folder.join(name)).unwrap();
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert!(keeps(&value(text), &value(&written)), "{name}: {written}");
+    }
 }
 
 #[test]

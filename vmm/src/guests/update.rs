@@ -267,8 +267,14 @@ fn change_disk(disk: &mut Disk, update: &DiskUpdate) {
     if let Some(operations) = limits.operations_per_second {
         (disk.iops, disk.iops_burst) = (Some(operations).filter(|&some| some > 0), None);
     }
+    if disk.iops.is_some() {
+        disk.iops_burst = limits.operations_burst.or(disk.iops_burst);
+    }
     if let Some(bytes) = limits.bytes_per_second {
         (disk.bandwidth, disk.bandwidth_burst) = (Bandwidth::new(bytes), None);
+    }
+    if disk.bandwidth.is_some() {
+        disk.bandwidth_burst = limits.bytes_burst.map(Size::from_bytes).or(disk.bandwidth_burst);
     }
     // The size of any other disk is that of its file.
     if let (Some(size), Some(volume)) = (update.size, &mut disk.volume) {

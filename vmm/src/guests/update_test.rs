@@ -11,8 +11,11 @@ use crate::jail::Settings;
 
 fn guest(remove: bool) -> (TempDir, Store, Entry) {
     let folder = tempfile::tempdir().unwrap();
-    let folders =
-        Folders { state: folder.path().join("state"), runtime: folder.path().join("run") };
+    let folders = Folders {
+        state: folder.path().join("state"),
+        runtime: folder.path().join("run"),
+        tenants: folder.path().join("tenants"),
+    };
     let store = Store::new(folders);
     let net = NetSpec { tap: Some("tap0".into()), ..NetSpec::default() };
     let disk: Disk = "disk.img,iops=10,iops_burst=20".parse().unwrap();
@@ -44,7 +47,11 @@ fn disk(name: &str, update: DiskUpdate) -> Update {
 }
 
 fn limits(bytes: u64, operations: u64) -> LimitsUpdate {
-    LimitsUpdate { bytes_per_second: Some(bytes), operations_per_second: Some(operations) }
+    LimitsUpdate {
+        bytes_per_second: Some(bytes),
+        operations_per_second: Some(operations),
+        ..LimitsUpdate::default()
+    }
 }
 
 #[test]
@@ -74,11 +81,11 @@ fn what_changes_about_a_guest_that_does_not_run_is_there_at_its_next_start() {
 #[test]
 fn zero_lifts_a_limit_and_what_is_left_out_stays() {
     let (_folder, store, mut entry) = guest(false);
-    let only = LimitsUpdate { operations_per_second: Some(0), bytes_per_second: None };
+    let only = LimitsUpdate { operations_per_second: Some(0), ..LimitsUpdate::default() };
     let update = disk("disk0", DiskUpdate { size: None, limits: Some(only) });
     update.apply(&store, &mut entry).unwrap();
     assert_eq!(entry.guest.config.disk[0].iops, None);
-    let bytes = LimitsUpdate { bytes_per_second: Some(5), operations_per_second: None };
+    let bytes = LimitsUpdate { bytes_per_second: Some(5), ..LimitsUpdate::default() };
     let net = NetUpdate { receive: Some(bytes), ..NetUpdate::default() };
     let update = Update { nets: vec![("net0".parse().unwrap(), net)], ..Update::default() };
     update.apply(&store, &mut entry).unwrap();

@@ -7,18 +7,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use resources::config::Name;
 use resources::config::host::{Guest, HostConfig, PowerState};
 use resources::enforce::{Hierarchy, HierarchyError};
-use resources::plan::{Action, ActionKind, Cgroup, Owner, Plan, Present};
+use resources::plan::{Action, ActionKind, Cgroup, Origin, Owner, Plan, Present};
 use serde::Serialize;
 
 use super::books::{self, Ledger};
 use super::order::{self, Outcome};
 use super::present::{self, replaced};
+use super::tenant;
 use super::volume;
 use crate::explain;
 use crate::guests::files::Lock;
@@ -120,13 +121,19 @@ pub fn apply(
             booked.bookings.insert(action.vm.clone(), booking.clone());
         }
     }
-    ledger.replace(config.clone(), booked);
+    ledger.replace(config.clone(), booked.clone());
+    let entries = guests_of(store, &mut ledger)?;
     ledger.save()?;
     drop(ledger);
 
-    let work = Work { store, config, options, before: &before, plan: &plan };
+    let mut work = Work { store, config, options, before: &before, plan: &plan, entries };
     let steps = Mutex::new(BTreeMap::new());
-    let ended = |name: &Name, outcome: &Outcome, last: bool| {
+    let tell = |name: &Name, kind: ActionKind, error: Option<String>| {
+        let step = Step { vm: name.clone(), kind, error };
+        report(&step);
+        steps.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), step);
+    };
+    let ended = |work: &Work<'_>, name: &Name, outcome: &Outcome, last: bool| {
         let failed = match outcome {
             Outcome::Done => None,
             Outcome::Failed(error) => Some(error.clone()),
@@ -135,12 +142,7 @@ pub fn apply(
         if let Some(kind) = work.kind(name)
             && (last || failed.is_some())
         {
-            let step = Step { vm: name.clone(), kind, error: failed };
-            report(&step);
-            steps
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .insert(name.clone(), step);
+            tell(name, kind, failed);
         }
     };
     let after = config.prerequisites();
@@ -150,7 +152,7 @@ pub fn apply(
         stopping,
         &order::reversed(&after),
         |name| work.stop(name),
-        |name, outcome| ended(name, outcome, only_stops(name)),
+        |name, outcome| ended(&work, name, outcome, only_stops(name)),
     );
     let stuck: BTreeSet<&Name> = stopped
         .iter()
@@ -163,16 +165,36 @@ pub fn apply(
             |group: &&Cgroup| !matches!(&group.owner, Owner::Vm(vm) if stuck.contains(vm));
         hierarchy.apply(plan.cgroups.iter().filter(of_stuck))?;
         hierarchy.sweep(plan.cgroups.iter().map(|group| group.path.as_str()));
+        tenant::delegate(store.folders(), &hierarchy, (config, &host, &plan, &booked))?;
     }
+    work.create()?;
     let starting = plan.actions.iter().map(|action| &action.vm);
     let starting = starting.filter(|name| work.starts(name) && !stuck.contains(*name));
     order::run(
         starting,
         &after,
         |name| work.start(name),
-        |name, outcome| ended(name, outcome, true),
+        |name, outcome| ended(&work, name, outcome, true),
     );
-    let steps = steps.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let unplanned = before.bookings.iter().filter(|(name, booking)| {
+        booking.running && booking.origin == Origin::File && work.kind(name).is_none()
+    });
+    order::run(
+        unplanned.map(|(name, _)| name),
+        &BTreeMap::new(),
+        |name| {
+            if work.hold(name)? {
+                tell(name, ActionKind::Change, None);
+            }
+            Ok(())
+        },
+        |name, outcome| {
+            if let Outcome::Failed(error) = outcome {
+                tell(name, ActionKind::Change, Some(error.clone()));
+            }
+        },
+    );
+    let steps = steps.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(Ok(Applied { steps: steps.into_values().collect(), plan }))
 }
 
@@ -183,6 +205,27 @@ struct Work<'a> {
     options: &'a ApplyOptions,
     before: &'a Present,
     plan: &'a Plan,
+    /// The guests of VMs, those that cannot be made with the reason.
+    entries: BTreeMap<Name, Result<Entry, String>>,
+}
+
+/// The guests of all VMs that are booked, found again by their names if the ledger was lost.
+fn guests_of(
+    store: &Store,
+    ledger: &mut Ledger<'_>,
+) -> Result<BTreeMap<Name, Result<Entry, String>>, Error> {
+    let of_file = ledger.booked().bookings.iter().filter(|(_, b)| b.origin == Origin::File);
+    let names: Vec<Name> = of_file.map(|(name, _)| name.clone()).collect();
+    let mut entries = BTreeMap::new();
+    for name in names {
+        if let Some(entry) = ledger.guest(&name)? {
+            entries.insert(name, Ok(entry));
+        } else if let Some(entry) = store.named(&name)?.filter(|entry| entry.guest.of_file) {
+            ledger.set_guest(&name, &entry.guest.id);
+            entries.insert(name, Ok(entry));
+        }
+    }
+    Ok(entries)
 }
 
 impl Work<'_> {
@@ -218,8 +261,7 @@ impl Work<'_> {
     }
 
     fn stop_guest(&self, name: &Name) -> Result<(), Box<dyn std::error::Error>> {
-        let entry = self.entry(name)?;
-        if let Some(mut entry) = entry {
+        if let Some(Ok(mut entry)) = self.entries.get(name).cloned() {
             life::stop(&mut entry, self.options.timeout)?;
             if self.kind(name) == Some(ActionKind::Remove) {
                 life::remove(self.store, &mut entry, true)?;
@@ -246,7 +288,7 @@ impl Work<'_> {
         let vm = volume::as_kept(guest.vm.clone());
         let running = self.before.bookings.get(&guest.name).is_some_and(|booking| booking.running);
         if kind == Some(ActionKind::Change) && running {
-            let Some(mut entry) = self.entry(&guest.name)? else { return Ok(()) };
+            let mut entry = self.entry(&guest.name)?;
             return live::change(self.store, &mut entry, guest, vm);
         }
         if kind == Some(ActionKind::Recreate) {
@@ -255,13 +297,8 @@ impl Work<'_> {
             }
         }
         volume::make(&vm)?;
-        let mut entry = match self.entry(&guest.name)? {
-            Some(mut entry) => {
-                live::note(&mut entry, guest, vm)?;
-                entry
-            }
-            None => self.create(guest, vm)?,
-        };
+        let mut entry = self.entry(&guest.name)?;
+        live::note(&mut entry, guest, vm)?;
         if guest.state == PowerState::Running {
             life::start(&mut entry)?;
             if let (Some(asked), Some(vsock)) = (&guest.ready, &guest.vm.vsock) {
@@ -271,26 +308,47 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The guest of a VM, found again by its name if the ledger was lost.
-    fn entry(&self, name: &Name) -> Result<Option<Entry>, Box<dyn std::error::Error>> {
-        let Some(mut ledger) = Ledger::open(self.store)? else { return Ok(None) };
-        if let Some(entry) = ledger.guest(name)? {
-            return Ok(Some(entry));
-        }
-        let found = self.store.named(name)?.filter(|entry| entry.guest.of_file);
-        if let Some(entry) = &found {
-            ledger.set_guest(name, &entry.guest.id);
-            ledger.save()?;
-        }
-        Ok(found)
+    /// Holds a running VM, to which nothing is to happen, to what it is.
+    fn hold(&self, name: &Name) -> Result<bool, String> {
+        let Some(guest) = self.config.guests.get(name) else { return Ok(false) };
+        let vm = volume::as_kept(guest.vm.clone());
+        let held = self.entry(name).map_err(Into::into);
+        let held = held.and_then(|mut entry| live::hold(self.store, &mut entry, guest, vm));
+        held.map_err(|error| explain(error.as_ref()))
     }
 
-    fn create(
-        &self,
-        guest: &Guest,
-        vm: resources::config::VmConfig,
-    ) -> Result<Entry, Box<dyn std::error::Error>> {
-        let entry = self.store.create(New {
+    fn entry(&self, name: &Name) -> Result<Entry, String> {
+        match self.entries.get(name) {
+            Some(found) => found.clone(),
+            None => Err(format!("the guest of {name} was removed meanwhile; apply the file again")),
+        }
+    }
+
+    /// Makes the guests that are to be started and are not there.
+    fn create(&mut self) -> Result<(), Error> {
+        let missing: Vec<&Guest> = (self.plan.actions.iter())
+            .filter(|action| self.starts(&action.vm) && !self.entries.contains_key(&action.vm))
+            .filter_map(|action| self.config.guests.get(&action.vm))
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        for guest in missing {
+            let made = self.create_guest(guest).map_err(|error| explain(&error));
+            self.entries.insert(guest.name.clone(), made);
+        }
+        // Once for all: their processes look for their bookings here when they are started.
+        let Some(mut ledger) = Ledger::open(self.store)? else { return Ok(()) };
+        for (name, entry) in &self.entries {
+            if let Ok(entry) = entry {
+                ledger.set_guest(name, &entry.guest.id);
+            }
+        }
+        Ok(ledger.save()?)
+    }
+
+    fn create_guest(&self, guest: &Guest) -> Result<Entry, guests::Error> {
+        self.store.create(New {
             confinement: crate::jail::Settings::default(),
             name: Some(guest.name.clone()),
             // Paths of a host file are absolute by now.
@@ -301,12 +359,7 @@ impl Work<'_> {
             remove: false,
             detached: true,
             of_file: true,
-            config: vm,
-        })?;
-        if let Some(mut ledger) = Ledger::open(self.store)? {
-            ledger.set_guest(&guest.name, &entry.guest.id);
-            ledger.save()?;
-        }
-        Ok(entry)
+            config: volume::as_kept(guest.vm.clone()),
+        })
     }
 }

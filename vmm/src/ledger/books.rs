@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use resources::config::Name;
 use resources::config::host::HostConfig;
-use resources::enforce::Hierarchy;
+use resources::enforce::{Hierarchy, HierarchyError};
 use resources::inventory::{Host, HostError};
 use resources::plan::{Origin, Present};
 use serde::{Deserialize, Serialize};
 
+use super::tenant::Tenancy;
 use crate::guests::files::{self, Lock};
 use crate::guests::{Entry, Id, Store};
 
@@ -60,6 +61,9 @@ pub enum Error {
     /// A disk cannot be removed.
     #[error(transparent)]
     Volume(#[from] Box<super::volume::Error>),
+    /// A tenant cannot be given to its user.
+    #[error(transparent)]
+    Cgroup(#[from] HierarchyError),
     /// What the host has cannot be told.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -73,6 +77,8 @@ pub struct Ledger<'s> {
     books: Books,
     /// Whether bookings were void when it was opened.
     settled: bool,
+    /// The tenant whose books these are; the host's if none.
+    tenancy: Option<Tenancy>,
     _lock: Lock,
 }
 
@@ -108,6 +114,19 @@ impl<'s> Ledger<'s> {
     ///
     /// [`Error`].
     pub fn open(store: &'s Store) -> Result<Option<Self>, Error> {
+        let mut opened = Self::open_as_is(store)?;
+        if let Some(ledger) = &mut opened {
+            ledger.settle();
+        }
+        Ok(opened)
+    }
+
+    /// The same without a look at who lives, which takes a look at each: for a VM of the host file, whose
+    /// booking holds whether anybody lives or not. So to start all of N VMs takes no N² looks.
+    pub(super) fn open_as_is(store: &'s Store) -> Result<Option<Self>, Error> {
+        if let Some(tenancy) = Tenancy::own(store.folders())? {
+            return Self::open_tenant(store, tenancy).map(Some);
+        }
         let path = path_in(store);
         // Most users have none, and no folder to lock it in.
         if !path.exists() {
@@ -115,9 +134,28 @@ impl<'s> Ledger<'s> {
         }
         let lock = lock(&path)?;
         let Some(books) = read(&path)? else { return Ok(None) };
-        let mut ledger = Self { store, path, books, settled: false, _lock: lock };
-        ledger.settle();
-        Ok(Some(ledger))
+        Ok(Some(Self { store, path, books, settled: false, tenancy: None, _lock: lock }))
+    }
+
+    /// The books of a tenant: what the host file gives its VMs is root's word, the rest its user's.
+    fn open_tenant(store: &'s Store, tenancy: Tenancy) -> Result<Self, Error> {
+        let path = tenancy.books.join("ledger.json");
+        let lock = lock(&path)?;
+        let (mut present, mut guests) = match read(&path)? {
+            Some(books) => (books.present, books.guests),
+            None => Default::default(),
+        };
+        let reservation = &tenancy.reservation;
+        present.bookings.retain(|_, booking| booking.origin == Origin::Command);
+        present.volumes.clear();
+        for (name, booking) in &reservation.present.bookings {
+            guests.remove(name);
+            present.bookings.insert(name.clone(), booking.clone());
+        }
+        let config = reservation.config.clone();
+        let books = Books { version: VERSION, config, present, guests };
+        let tenancy = Some(tenancy);
+        Ok(Self { store, path, books, settled: false, tenancy, _lock: lock })
     }
 
     /// The same, begun if there is none yet, for `config`.
@@ -135,7 +173,7 @@ impl<'s> Ledger<'s> {
             present: Present::default(),
             guests: BTreeMap::new(),
         });
-        let mut ledger = Self { store, path, books, settled: false, _lock: lock };
+        let mut ledger = Self { store, path, books, settled: false, tenancy: None, _lock: lock };
         ledger.settle();
         Ok(ledger)
     }
@@ -149,13 +187,16 @@ impl<'s> Ledger<'s> {
         Ok(Self::open(store)?.map(|ledger| ledger.books.present).unwrap_or_default())
     }
 
-    /// Gives back what guests had that have ended. Whoever ends one does so; what is left then, the next
-    /// one that opens the ledger gives back.
+    /// Gives back what the guest of `entry` had, which has ended, and what others have left. What nobody
+    /// gives back, the next one does that opens the ledger. A VM of the host file has nothing to give back.
     ///
     /// # Errors
     ///
     /// [`Error`].
-    pub fn release(store: &'s Store) -> Result<(), Error> {
+    pub fn release(store: &'s Store, entry: &Entry) -> Result<(), Error> {
+        if entry.guest.of_file {
+            return Ok(());
+        }
         match Self::open(store)? {
             Some(ledger) if ledger.settled => ledger.save(),
             _ => Ok(()),
@@ -163,7 +204,7 @@ impl<'s> Ledger<'s> {
     }
 
     /// Looks who lives: bookings of commands whose guests have ended are void, whoever ended them.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let before = self.books.present.bookings.len();
         self.look();
         self.settled = self.books.present.bookings.len() != before;
@@ -202,6 +243,11 @@ impl<'s> Ledger<'s> {
             }
         }
         guests.retain(|name, _| present.bookings.contains_key(name));
+    }
+
+    /// The tenant whose books these are; the host's if none.
+    pub fn tenancy(&self) -> Option<&Tenancy> {
+        self.tenancy.as_ref()
     }
 
     /// The host file as it was applied last.

@@ -12,6 +12,7 @@
 //! | `order` | one step for each VM, in parallel, each after those it waits for |
 //! | `down` | [`down()`]: the VMs of the file stopped |
 //! | `verify` | [`verify()`]: every limit read back |
+//! | `tenant` | tenants that have a user, who books in them |
 //! | `used` | [`Used`]: what is used of it |
 //! | `volume` | disks in pools |
 //!
@@ -24,6 +25,7 @@ mod down;
 mod order;
 mod present;
 mod share;
+mod tenant;
 mod used;
 mod verify;
 mod volume;
@@ -33,5 +35,6 @@ pub use books::{Error, Ledger};
 pub use down::{DownOptions, down};
 pub use present::{forget, has_name, plan_here as plan};
 pub use share::{Error as ShareError, Share};
+pub use tenant::Tenancy;
 pub use used::{Part, Used};
 pub use verify::{Finding, Verified, verify};

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use resources::config::host::{HostConfig, HostConflict};
 use resources::config::{Code, Name};
+use resources::enforce::Hierarchy;
 use resources::inventory::Host;
 use resources::plan::{self, ActionKind, Options, Origin, Plan, Present};
 
 use super::books::{Error, Ledger};
+use super::tenant::unknown_users;
 use super::volume;
 use crate::guests::Store;
 
@@ -28,6 +30,7 @@ pub fn plan(
     let present = ledger.booked();
     let mut plan = plan::plan(config, host, present, Options { prune });
     plan.conflicts.extend(names_taken(store, ledger, &plan)?);
+    plan.conflicts.extend(unknown_users(config)?);
     if !volumes {
         plan.conflicts.extend(disks_lost(config, present, &plan));
     }
@@ -41,13 +44,22 @@ fn names_taken(
     plan: &Plan,
 ) -> Result<Vec<HostConflict>, Error> {
     let mut conflicts = Vec::new();
+    let hierarchy = Hierarchy::new();
     for action in plan.actions.iter().filter(|action| action.kind == ActionKind::Create) {
+        let name = &action.vm;
+        let group = plan.allocations.get(name).filter(|allocation| allocation.tenant.is_some());
+        if group.is_some_and(|group| !hierarchy.processes(&group.cgroup).is_empty()) {
+            let message = format!("{name} is the name of a guest that the tenant's user started");
+            let key = format!("vm.{name}");
+            let conflict = HostConflict::new(Code::NameTaken, key, message).of(name);
+            conflicts.push(conflict.remedy("choose another name, or have the user end that guest"));
+            continue;
+        }
         let Some(entry) = store.named(&action.vm)? else { continue };
         // Of the file as it was, before the ledger was lost.
         if entry.guest.of_file || ledger.guest(&action.vm)?.is_some() {
             continue;
         }
-        let name = &action.vm;
         let message = format!("{name} is the name of a guest that a command made");
         let conflict = HostConflict::new(Code::NameTaken, format!("vm.{name}"), message).of(name);
         conflicts.push(conflict.remedy(format!("remove that guest: carve rm {name}")));
@@ -133,7 +145,11 @@ pub fn plan_here(
 ) -> Result<Plan, Error> {
     match Ledger::open(store)? {
         Some(ledger) => plan(store, &ledger, config, host, (prune, volumes)),
-        None => Ok(plan::plan(config, host, &Present::default(), Options { prune })),
+        None => {
+            let mut plan = plan::plan(config, host, &Present::default(), Options { prune });
+            plan.conflicts.extend(unknown_users(config)?);
+            Ok(plan)
+        }
     }
 }
 

@@ -4,15 +4,17 @@
 //! with it, however it ends.
 
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 
 use resources::CpuSet;
 use resources::config::Name;
-use resources::config::host::{HostConflict, OnFull};
+use resources::config::host::{Enforce, HostConflict, OnFull};
 use resources::enforce::{Hierarchy, HierarchyError, ProcessError, Settings};
 use resources::plan::{Booking, Cgroup, HostCpus, Origin, Owner, Present, admit};
 
 use super::books::{self, Ledger};
+use super::tenant::Tenancy;
 use crate::guests::{Entry, Store};
 
 /// Why a guest gets no share of the host.
@@ -32,6 +34,16 @@ pub enum Error {
     /// A control group.
     #[error("the host's division cannot be enforced")]
     Cgroup(#[from] HierarchyError),
+    /// The kernel lets nobody into a tenant's group who comes from outside, but root.
+    #[error(
+        "guests of {user} run in the tenant {tenant}, but this session is outside its control group; begin one inside as root: carve enter {tenant}"
+    )]
+    Outside {
+        /// The tenant.
+        tenant: Name,
+        /// Its user.
+        user: String,
+    },
     /// The process.
     #[error("the host's division cannot be enforced")]
     Process(#[from] ProcessError),
@@ -58,6 +70,8 @@ pub struct Share {
     pub pins: Vec<u32>,
     /// Folders of pools whose guests are paused while they are full.
     pub pools: Vec<PathBuf>,
+    /// What does not hold: controllers that are missing, and settings of the process.
+    pub unenforced: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -78,7 +92,9 @@ impl Share {
     ///
     /// [`Error`]; nothing is booked then.
     pub fn take(store: &Store, entry: &Entry) -> Result<Self, Error> {
-        let Some(mut ledger) = Ledger::open(store)? else { return Ok(Self::default()) };
+        let Some(mut ledger) = Ledger::open_as_is(store)? else {
+            return Ok(Self::default());
+        };
         let name = ledger.name_of(&entry.guest.id).cloned();
         let booked = name.and_then(|name| {
             let booking = ledger.booked().bookings.get(&name)?;
@@ -90,9 +106,13 @@ impl Share {
                 let above = booking.cgroup.as_ref().map(|own| above(&ledger, own));
                 (booking, above.transpose()?.unwrap_or_default())
             }
-            None => book(&mut ledger, entry)?,
+            None => {
+                ledger.settle();
+                book(&mut ledger, entry)?
+            }
         };
-        let mut share = Self::held(hierarchy, &booking, &above)?;
+        let held = Self::held(hierarchy, &booking, &above);
+        let mut share = held.map_err(|error| outside(error, ledger.tenancy()))?;
         let pools = &ledger.config().pools;
         let own = booking.guest.volumes().filter_map(|(_, volume)| pools.get(&volume.pool));
         let pausing = own.filter(|pool| pool.on_full == OnFull::Pause);
@@ -113,8 +133,15 @@ impl Share {
             let temporary = booking.origin == Origin::Command;
             group = Some(Group { hierarchy, path: own.path.clone(), before, temporary });
         }
-        let share = Self { group, pins: pins(&booking.cpus), pools: Vec::new() };
-        settings(booking).apply()?;
+        let missing = booking.cgroup.as_ref().map(|group| &group.unenforced);
+        let mut unenforced: Vec<String> = missing.into_iter().flatten().cloned().collect();
+        for refused in settings(booking).apply() {
+            if booking.guest.enforce == Enforce::Strict {
+                return Err(refused.into());
+            }
+            unenforced.push(refused.setting.to_owned());
+        }
+        let share = Self { group, pins: pins(&booking.cpus), unenforced, pools: Vec::new() };
         Ok(share)
     }
 
@@ -130,6 +157,20 @@ impl Share {
     }
 }
 
+/// Says what to do where a user's session is not where it could move to its tenant's groups.
+fn outside(error: Error, tenancy: Option<&Tenancy>) -> Error {
+    match (error, tenancy) {
+        (Error::Cgroup(HierarchyError { source, path, .. }), Some(tenancy))
+            if source.kind() == io::ErrorKind::PermissionDenied
+                && path.ends_with("cgroup.procs") =>
+        {
+            let Tenancy { reservation, user, .. } = tenancy;
+            Error::Outside { tenant: reservation.tenant.clone(), user: user.clone() }
+        }
+        (error, _) => error,
+    }
+}
+
 /// Books a guest that a command started; what is returned is its booking, and the control groups that
 /// change for it.
 fn book(ledger: &mut Ledger<'_>, entry: &Entry) -> Result<(Booking, Vec<Cgroup>), Error> {
@@ -140,7 +181,11 @@ fn book(ledger: &mut Ledger<'_>, entry: &Entry) -> Result<(Booking, Vec<Cgroup>)
     if let Some(old) = ledger.name_of(&entry.guest.id).cloned() {
         ledger.booked_mut().bookings.remove(&old);
     }
-    let guest = config.guest_of_command(name.clone(), entry.guest.config.clone());
+    let reservation = ledger.tenancy().map(|tenancy| &tenancy.reservation);
+    let tenant = reservation.map(|reservation| reservation.tenant.clone());
+    let cookie = reservation.is_some_and(|reservation| reservation.core_scheduling);
+    let of_tenant = tenant.is_some();
+    let guest = config.guest_of_command(name.clone(), tenant, entry.guest.config.clone());
     let admission = admit(&config, &host, ledger.booked(), &guest)
         .map_err(|conflicts| Error::Refused { name: name.clone(), conflicts })?;
     let allocation = &admission.allocation;
@@ -148,12 +193,18 @@ fn book(ledger: &mut Ledger<'_>, entry: &Entry) -> Result<(Booking, Vec<Cgroup>)
         guest,
         cpus: allocation.cpus.clone(),
         cgroup: admission.cgroup().cloned(),
-        core_scheduling: allocation.core_scheduling,
-        oom_score_adj: allocation.oom_score_adj,
+        core_scheduling: allocation.core_scheduling || cookie,
+        // To come later in a shortage takes CAP_SYS_RESOURCE.
+        oom_score_adj: if of_tenant { 0 } else { allocation.oom_score_adj },
         running: true,
         origin: Origin::Command,
     };
-    let changed = changed(ledger.booked_mut(), &admission.cgroups);
+    let mut changed = changed(ledger.booked_mut(), &admission.cgroups);
+    if of_tenant {
+        // Those that root limits are not its user's to write.
+        let own = |name: &Name| !ledger.config().guests.contains_key(name);
+        changed.retain(|group| matches!(&group.owner, Owner::Vm(name) if own(name)));
+    }
     ledger.booked_mut().bookings.insert(name.clone(), booking.clone());
     ledger.set_guest(&name, &entry.guest.id);
     Ok((booking, changed))

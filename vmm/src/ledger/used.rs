@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use resources::config::Name;
 use resources::enforce::Hierarchy;
+use resources::inventory::Inventory;
 use resources::plan::{Owner, Plan, Present};
 use serde::Serialize;
 
@@ -24,6 +26,8 @@ pub struct Used {
     pub all: Part,
     /// By those of each tenant.
     pub tenants: BTreeMap<Name, Part>,
+    /// By everything else on the host: its own processes, and guests of users without a tenant.
+    pub others: Part,
 }
 
 /// What a part of the VMs uses.
@@ -51,6 +55,7 @@ impl Used {
                 Owner::Tenant(name) => Some((Some(name), group.path.as_str())),
                 Owner::Vm(_) => None,
             })
+            .chain([(None, "")])
             .collect();
         let look = || -> Vec<u64> {
             groups.iter().map(|(_, path)| hierarchy.cpu_time(path).unwrap_or(0)).collect()
@@ -61,10 +66,20 @@ impl Used {
         let mut used = Self::default();
         for (((tenant, path), before), after) in groups.into_iter().zip(before).zip(after) {
             let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-            let part = used.part(tenant);
+            // The root of all groups counts everybody's.
+            let part = if path.is_empty() { &mut used.others } else { used.part(tenant) };
             part.cpus = after.saturating_sub(before).saturating_mul(1000) / micros;
             part.memory = hierarchy.number(path, "memory.current").unwrap_or(0);
         }
+        used.others.cpus = used.others.cpus.saturating_sub(used.all.cpus);
+        let Inventory { memory_total, memory_available, .. } = Inventory::read(Path::new("/"));
+        let taken = memory_total.zip(memory_available);
+        let taken = taken.map_or(0, |(all, left)| all.bytes().saturating_sub(left.bytes()));
+        // What is taken has no caches in it.
+        let top = plan.cgroups.iter().find(|group| group.owner == Owner::Host);
+        let cached = top.and_then(|top| hierarchy.statistic(&top.path, "memory.stat", "file"));
+        let own = used.all.memory.saturating_sub(cached.unwrap_or(0));
+        used.others.memory = taken.saturating_sub(own);
         for (path, volume) in &present.volumes {
             let Ok(found) = fs::metadata(path) else { continue };
             let bytes = found.blocks().saturating_mul(BLOCK);

@@ -1,16 +1,22 @@
 //! [`verify()`]: reads back from the kernel that everybody is held to what is booked.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use resources::CpuSet;
 use resources::config::Name;
 use resources::enforce::{Hierarchy, affinity_of};
-use resources::plan::{Booking, Cgroup, HostCpus, Options, Owner, plan};
+use resources::inventory::Host;
+use resources::plan::{Booking, Cgroup, HostCpus, Options, Origin, Owner, Present, plan};
+use resources::{CpuSet, Size};
 use serde::Serialize;
 
 use super::books::{Error, Ledger};
+use crate::explain;
 use crate::guests::{Entry, Store};
+
+mod huge_pages;
+pub(super) mod limits;
 
 /// Something that is not as it is booked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -48,10 +54,19 @@ pub fn verify(store: &Store) -> Result<Option<Verified>, Error> {
     let host = Ledger::host(ledger.config())?;
     let plan = plan(ledger.config(), &host, ledger.booked(), Options::default());
     let mut check = Check { hierarchy: Hierarchy::new(), verified: Verified::default() };
-    for group in plan.cgroups.iter().filter(|group| !matches!(group.owner, Owner::Vm(_))) {
-        check.group(None, group);
+    // To the user of a tenant, what it has is root's to look after.
+    let of_tenant = ledger.tenancy().is_some();
+    if !of_tenant {
+        for group in plan.cgroups.iter().filter(|group| !matches!(group.owner, Owner::Vm(_))) {
+            check.group(None, group);
+        }
+        check.huge_pages_of_host(&host, ledger.booked());
     }
+    let mut running = Vec::new();
     for (name, booking) in &ledger.booked().bookings {
+        if of_tenant && booking.origin == Origin::File {
+            continue;
+        }
         if let Some(group) = &booking.cgroup {
             check.group(Some(name), group);
             if !group.unenforced.is_empty() {
@@ -62,8 +77,14 @@ pub fn verify(store: &Store) -> Result<Option<Verified>, Error> {
         if let Some(entry) = ledger.guest(name)?
             && booking.running
         {
-            check.process(name, booking, &entry);
+            running.push((name.clone(), booking.clone(), entry));
         }
+    }
+    // Guests are asked now, and nobody is to wait for their answers who wants the ledger.
+    drop(ledger);
+    for (name, booking, entry) in &running {
+        check.process(name, booking, entry);
+        check.devices(name, booking, entry);
     }
     Ok(Some(check.verified))
 }
@@ -93,6 +114,73 @@ impl Check {
         }
     }
 
+    /// That the host still has the huge pages that are promised.
+    fn huge_pages_of_host(&mut self, host: &Host, present: &Present) {
+        let mut promised: BTreeMap<Size, u64> = BTreeMap::new();
+        for vm in present.bookings.values().map(|booking| &booking.guest.vm) {
+            if let Some(page) = vm.hugepages.map(|page| page.size()) {
+                *promised.entry(page).or_default() += vm.memory.size.bytes() / page.bytes();
+            }
+        }
+        for (page, promised) in promised {
+            self.verified.checked += 1;
+            let pages = host.huge_pages(page);
+            if pages < promised {
+                self.verified.findings.push(Finding {
+                    vm: None,
+                    what: format!("huge pages of {page}"),
+                    expected: format!("at least {promised}"),
+                    found: Some(pages.to_string()),
+                });
+            }
+        }
+    }
+
+    /// What the guest's own devices hold it to. A guest of a command may be changed by commands, so
+    /// what is kept about it counts.
+    fn devices(&mut self, name: &Name, booking: &Booking, entry: &Entry) {
+        let expected = match booking.origin {
+            Origin::File => &booking.guest.vm,
+            Origin::Command => &entry.guest.config,
+        };
+        if expected.disk.is_empty() && expected.net.is_empty() {
+            return;
+        }
+        match limits::in_force(entry) {
+            Ok(found) => {
+                for limit in limits::of(expected, &found) {
+                    self.expect(name, limit.what, limit.expected, limit.found);
+                }
+            }
+            // It ended between the two looks.
+            Err(error) if error.is_gone() => {}
+            Err(error) => {
+                let expected = "told by its process".to_owned();
+                self.expect(name, "rates of its devices".into(), expected, Some(explain(&error)));
+            }
+        }
+    }
+
+    /// That the guest's memory lies on the huge pages it asked for, and is charged for them.
+    fn huge_pages(&mut self, name: &Name, booking: &Booking, process: &Path) {
+        let vm = &booking.guest.vm;
+        let Some(page) = vm.hugepages.map(|page| page.size()) else { return };
+        // It ended between the two looks.
+        let Ok(smaps) = fs::read_to_string(process.join("smaps")) else { return };
+        let size = vm.memory.size;
+        let mapped = huge_pages::mapped(&smaps, page).to_string();
+        let what = format!("guest memory in huge pages of {page}");
+        self.expect(name, what, size.to_string(), Some(mapped));
+        let Some(group) = booking.cgroup.as_ref().filter(|_| self.hierarchy.is_usable()) else {
+            return;
+        };
+        if !group.unenforced.contains("hugetlb") {
+            let file = format!("hugetlb.{}.rsvd.current", Cgroup::page_name(page));
+            let found = self.hierarchy.number(&group.path, &file).map(|bytes| bytes.to_string());
+            self.expect(name, format!("{}/{file}", group.path), size.bytes().to_string(), found);
+        }
+    }
+
     /// The process of a guest: its control group, its place in a shortage, and where its threads run.
     fn process(&mut self, name: &Name, booking: &Booking, entry: &Entry) {
         let status = entry.status().ok();
@@ -108,14 +196,13 @@ impl Check {
             let what = format!("control group of process {}", pid.as_raw_nonzero());
             self.expect(name, what, group.path.clone(), found.map(str::to_owned));
         }
-        let score = fs::read_to_string(folder.join("oom_score_adj")).ok();
-        let expected = booking.oom_score_adj.to_string();
-        self.expect(
-            name,
-            "oom_score_adj".into(),
-            expected,
-            score.map(|text| text.trim().to_owned()),
-        );
+        let record = entry.record().ok().flatten();
+        if !record.is_some_and(|record| record.unenforced.iter().any(|s| s == "oom_score_adj")) {
+            let score = fs::read_to_string(folder.join("oom_score_adj")).ok();
+            let found = score.map(|text| text.trim().to_owned());
+            self.expect(name, "oom_score_adj".into(), booking.oom_score_adj.to_string(), found);
+        }
+        self.huge_pages(name, booking, folder);
         if let HostCpus::Dedicated { pins, workers, .. } = &booking.cpus {
             self.threads(name, folder, pins, workers);
         }

@@ -9,7 +9,8 @@ mod files;
 mod image;
 pub(crate) mod volume;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,6 +40,8 @@ struct Opened {
     path: PathBuf,
     storage: Arc<dyn Storage>,
     properties: Properties,
+    /// Requests without room that [`Disks::newly_full`] has told of.
+    told: AtomicU64,
     /// Of the device made last.
     handle: Mutex<Option<Handle>>,
 }
@@ -59,6 +62,7 @@ impl Disks {
                 path: disk.path.clone(),
                 storage,
                 properties: properties(disk),
+                told: AtomicU64::new(0),
                 handle: Mutex::new(None),
             })
         };
@@ -94,6 +98,17 @@ impl Disks {
             let Properties { queues, counters, .. } = &disk.properties;
             (disk.name.as_str(), size, (0..*queues).map(|queue| counters.queue(queue)).collect())
         })
+    }
+
+    /// Disks for which requests failed since this was asked last because the host had no room for what they write,
+    /// and the file or device of each.
+    pub fn newly_full(&self) -> Vec<(&str, &Path)> {
+        let full = self.disks.iter().filter(|disk| {
+            let Properties { queues, counters, .. } = &disk.properties;
+            let failed = (0..*queues).map(|queue| counters.queue(queue).no_room).sum();
+            disk.told.swap(failed, Ordering::Relaxed) != failed
+        });
+        full.map(|disk| (disk.name.as_str(), disk.path.as_path())).collect()
     }
 
     /// Has no disk take requests from its guest any more, until what is returned is dropped, and waits

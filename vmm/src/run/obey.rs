@@ -1,11 +1,13 @@
 //! What comes from the control interface, carried out on the main loop one after the other.
 
-use super::{MachineEnd, Notice, Run};
+use std::time::Instant;
+
+use super::{Full, MachineEnd, Notice, Run};
 use crate::api::types::{RunState, Vm};
 use crate::command::{Answer, Asked, Command, Refusal, Reply};
 use crate::machine::{Machine, pause};
 use crate::outcome::End;
-use crate::{changes, statistics};
+use crate::{changes, in_force, statistics};
 
 impl Run<'_> {
     pub(super) fn press_power_button(&mut self, machine: &Machine) -> Reply {
@@ -41,9 +43,24 @@ impl Run<'_> {
             "{} is full: the guest is paused; make room, then unpause it",
             folder.display()
         );
-        self.notify(Notice::Full(folder.to_owned()));
+        self.notify(Notice::Full(Full::Folder(folder.to_owned())));
         if let Err(refusal) = self.pause(machine) {
             tracing::warn!("it could not be paused: {refusal:?}");
+        }
+    }
+
+    /// Tells of disks for whose writes there was no room since, if it `is_time` for that.
+    pub(super) fn tell_of_full_disks(&mut self, is_time: bool) {
+        if !is_time {
+            return;
+        }
+        for (name, path) in self.context.sources.disks().newly_full() {
+            tracing::warn!(
+                "writes to the disk {name} fail, as there is no room left for {}; make some",
+                path.display()
+            );
+            self.notify(Notice::Full(Full::Disk(name.to_owned(), path.to_owned())));
+            self.shortages.told(Instant::now());
         }
     }
 
@@ -61,7 +78,10 @@ impl Run<'_> {
         let mut end = None;
         let reply = match asked.command {
             Command::Status => Ok(Answer::Status(Box::new(self.status(machine)))),
-            Command::Config => Ok(Answer::Config(Box::new(self.context.config.clone()))),
+            Command::Config => {
+                let config = in_force::config(self.context.sources, self.context.config);
+                Ok(Answer::Config(Box::new(config)))
+            }
             Command::Pause => self.pause(machine),
             Command::Resume => self.resume(machine),
             Command::PowerButton => self.press_power_button(machine),

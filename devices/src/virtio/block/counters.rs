@@ -41,6 +41,7 @@ pub(super) struct QueueCounters {
     flushes: Count,
     others: Count,
     errors: Count,
+    no_room: Count,
     nanoseconds: Count,
     latency: [Count; LATENCIES],
     in_flight: AtomicU64,
@@ -73,6 +74,11 @@ impl QueueCounters {
         self.errors.add(1);
     }
 
+    /// A request that [failed](Self::answered) did so because the host had no room for it.
+    pub(super) fn found_no_room(&self) {
+        self.no_room.add(1);
+    }
+
     /// So many requests are with the host now.
     pub(super) fn set_in_flight(&self, count: usize) {
         self.in_flight.store(count as u64, Relaxed);
@@ -87,6 +93,7 @@ impl QueueCounters {
             flushes: self.flushes.get(),
             others: self.others.get(),
             errors: self.errors.get(),
+            no_room: self.no_room.get(),
             time: Duration::from_nanos(self.nanoseconds.get()),
             latency: std::array::from_fn(|part| self.latency[part].get()),
         }
@@ -110,6 +117,8 @@ pub struct Requests {
     pub others: u64,
     /// All that failed.
     pub errors: u64,
+    /// Those of them that failed because the host had no room left for what they write.
+    pub no_room: u64,
     /// From taking them off the queue to their answers, altogether; those that are none left out.
     pub time: Duration,
     /// How many took how long; see [`latency_bound`].
@@ -168,11 +177,12 @@ mod counters_test {
         let queue = counters.of(1);
         queue.answered(&Request::Read { offset: 0, len: 512 }, true, SHORTEST);
         queue.answered(&Request::Write { offset: 0, len: 4096 }, false, SHORTEST * 3);
+        queue.found_no_room();
         queue.refused();
         let done = counters.queue(1);
         assert_eq!((done.reads, done.read_bytes), (1, 512));
         assert_eq!((done.writes, done.written_bytes), (1, 0));
-        assert_eq!((done.others, done.errors), (1, 2));
+        assert_eq!((done.others, done.errors, done.no_room), (1, 2, 1));
         assert_eq!((done.time, done.latency[0], done.latency[2]), (SHORTEST * 4, 1, 1));
         assert_eq!(counters.queue(0), Requests::default());
     }

@@ -211,6 +211,9 @@ impl QueueWorker {
         if let Some(suppressed) = self.shared.log.admit() {
             tracing::warn!(suppressed, ?request, "a disk operation failed: {error}");
         }
+        if is_lack_of_room(error) {
+            self.counters().found_no_room();
+        }
         self.count(slot, false);
         self.answer(slot, Status::IoErr);
     }
@@ -349,6 +352,11 @@ impl QueueWorker {
             self.now = None;
         }
     }
+}
+
+/// Whether what holds the disk is full, or its owner's share of it used up.
+fn is_lack_of_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Takes what a request needs from the limiter; no clock is read where nothing is limited.

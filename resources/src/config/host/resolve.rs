@@ -46,14 +46,14 @@ impl HostConfig {
         order::prerequisites(&self.guests)
     }
 
-    /// What a VM of a command, such as `run`, asks of the host: no tenant's, and the default share.
+    /// What a VM of a command, such as `run`, asks of the host or of `tenant`: the default share.
     #[must_use]
-    pub fn guest_of_command(&self, name: Name, vm: VmConfig) -> Guest {
+    pub fn guest_of_command(&self, name: Name, tenant: Option<Name>, vm: VmConfig) -> Guest {
         let (cpu, _) = cpu::resolve(&name, vm.vcpus, &Default::default(), self.overcommit_cpu);
         Guest {
             section: name.clone(),
             name,
-            tenant: None,
+            tenant,
             vm,
             cpu,
             restart: Restart::default(),

@@ -25,7 +25,8 @@ impl Fixture {
     fn with(limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name| folder.path().join(name);
-        let folders = Folders { state: path("state"), runtime: path("run") };
+        let folders =
+            Folders { state: path("state"), runtime: path("run"), tenants: path("tenants") };
         let listener = socket::bind(&path("host.sock")).unwrap();
         let host = Host::new(Store::new(folders));
         let server = Server::start(listener, host, limits).unwrap();
