@@ -76,3 +76,41 @@ pub fn receive<T: DeserializeOwned>(
     }
     Ok(Some((serde_json::from_slice(&text[..received.bytes])?, fd)))
 }
+
+#[cfg(test)]
+mod messages_test {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_message_arrives_with_its_descriptor() {
+        let (here, there) = pair().unwrap();
+        send(here.as_fd(), &("word", 7), Some(here.as_fd())).unwrap();
+        let received: Option<((String, u8), _)> = receive(there.as_fd()).unwrap();
+        let (message, fd) = received.unwrap();
+        assert_eq!((message.0.as_str(), message.1, fd.is_some()), ("word", 7, true));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error_and_the_end_is_none() {
+        let (here, there) = pair().unwrap();
+        for bytes in [&b"\xff\0nonsense"[..], b"{\"Other\":1}", b"[", &[b'['; 100_000]] {
+            rustix::io::write(&here, bytes).unwrap();
+            assert!(receive::<Result<(), String>>(there.as_fd()).is_err());
+        }
+        drop(here);
+        assert!(receive::<Result<(), String>>(there.as_fd()).unwrap().is_none());
+    }
+
+    #[test]
+    fn messages_have_a_longest() {
+        let (here, there) = pair().unwrap();
+        assert!(send(here.as_fd(), &"x".repeat(LONGEST), None).is_err());
+        // Of a longer one that comes all the same only a part is read, which says nothing.
+        let longer = format!("\"{}\"", "x".repeat(LONGEST));
+        if rustix::io::write(&here, longer.as_bytes()).is_ok() {
+            assert!(receive::<String>(there.as_fd()).is_err());
+        }
+    }
+}

@@ -231,6 +231,9 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
     let uid = rustix::process::geteuid().as_raw();
     let sockets_folder = confinement.enter()?;
     sources.moved(sockets_folder);
+    if let Some(outside) = &outside {
+        outside.close().map_err(|why| host("close the jail")(std::io::Error::other(why)))?;
+    }
     timings.confined.mark();
     sources.networks().follow().map_err(host("start a thread for a network"))?;
 

@@ -1,6 +1,7 @@
 //! [`Books`]: what is written down about a run of a guest, and put away after it; by this process itself, or by
 //! its [`Clerk`] where it cannot do that from within its jail.
 
+use std::cell::Cell;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -33,6 +34,8 @@ struct Desk {
     store: Store,
     entry: Entry,
     exit_record: Option<WriteExitRecord>,
+    /// Whether what is asked for may be the guest's wish.
+    closed: Cell<bool>,
 }
 
 impl fmt::Debug for Books {
@@ -52,8 +55,9 @@ impl Books {
         entry: &Entry,
         exit_record: Option<WriteExitRecord>,
     ) -> Result<Self, Error> {
-        let desk = Desk { store: store.clone(), entry: entry.clone(), exit_record };
-        if entry.guest.confinement.jail == Switch::Off {
+        let (store, entry) = (store.clone(), entry.clone());
+        let desk = Desk { store, entry, exit_record, closed: Cell::new(false) };
+        if desk.entry.guest.confinement.jail == Switch::Off {
             return Ok(Self { desk, clerk: None });
         }
         let serve = |errand, fd| desk.serve(errand, fd);
@@ -141,11 +145,15 @@ impl Outside for Books {
         let clerk = self.clerk.as_ref().ok_or("there is no clerk")?;
         clerk.ask(&errand, Some(news.as_fd()))
     }
+
+    fn close(&self) -> Result<(), String> {
+        self.entrust(Errand::Closed).map_err(|Error(why)| why)
+    }
 }
 
 impl Desk {
     fn serve(&self, errand: Errand, fd: Option<OwnedFd>) -> Result<(), String> {
-        let Self { store, entry, exit_record } = self;
+        let Self { store, entry, exit_record, closed } = self;
         let text = |error: &(dyn std::error::Error + 'static)| crate::explain(error);
         match errand {
             Errand::Note(event, details) => {
@@ -171,6 +179,13 @@ impl Desk {
                 let _lock = entry.lock().map_err(|error| text(&error))?;
                 store.remove(entry).map_err(|error| text(&error))
             }
+            Errand::Closed => {
+                closed.set(true);
+                Ok(())
+            }
+            Errand::Passt(..) if closed.get() => {
+                Err("no more networks can be had once the guest runs".to_owned())
+            }
             Errand::Passt(options, forwards) => {
                 let news = fd.ok_or("no descriptor came with the errand")?;
                 passt::serve(options, &forwards, news).map_err(|error| text(&error))
@@ -190,5 +205,41 @@ impl Desk {
             let path = self.entry.guest.folder.join(path);
             unix_socket::remove_if_stale(&path);
         }
+    }
+}
+
+#[cfg(test)]
+mod books_test {
+    use rustix::fs::{Mode, OFlags};
+
+    use super::*;
+    use crate::guests::store::store_test::{new, store};
+
+    fn desk() -> (tempfile::TempDir, Desk) {
+        let (folder, store) = store();
+        let entry = store.create(new(Some("web"))).unwrap();
+        (folder, Desk { store, entry, exit_record: None, closed: Cell::new(false) })
+    }
+
+    #[test]
+    fn who_may_be_the_guest_gets_no_network() {
+        let (_folder, desk) = desk();
+        desk.serve(Errand::Closed, None).unwrap();
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()).unwrap();
+        let mac = [2, 0, 0, 0, 0, 1];
+        let options = passt::Options { name: "net.lan".into(), mac, mtu: 1500, host: true };
+        let refused = desk.serve(Errand::Passt(options, Vec::new()), Some(null)).unwrap_err();
+        assert!(refused.contains("once the guest runs"), "{refused}");
+    }
+
+    #[test]
+    fn notes_without_end_do_not_make_the_record_grow_without_end() {
+        let (_folder, desk) = desk();
+        desk.entry.write_record(&crate::guests::record::Record::begin(1, 0)).unwrap();
+        for number in 0..500 {
+            let details = vec![("path".to_owned(), format!("/disk{number}"))];
+            desk.serve(Errand::Note(crate::run::DISK_FULL.to_owned(), details), None).unwrap();
+        }
+        assert_eq!(desk.entry.record().unwrap().unwrap().no_room.len(), 64);
     }
 }

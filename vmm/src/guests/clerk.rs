@@ -32,8 +32,11 @@ pub enum Errand {
     Release,
     /// It is to be removed.
     Remove,
-    /// A network needs a passt process, news of which go to the descriptor that is passed.
+    /// A network needs a passt process, news of which go to the descriptor that is passed. Only before
+    /// [`Self::Closed`].
     Passt(passt::Options, Vec<Forward>),
+    /// The VMM is in its jail, and its guest about to run.
+    Closed,
 }
 
 /// The VMM's end of its clerk. Dropped, it ends the clerk and waits until it is gone.

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::clock::now;
 use crate::run::DISK_FULL;
 
+/// Most of them in one record.
+const MOST: usize = 64;
+
 /// Storage of a guest that was full on the host. Times are milliseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Shortage {
@@ -36,9 +39,12 @@ impl Shortage {
 
     /// Adds this to those that are known: each disk and folder is there once.
     pub(super) fn add_to(self, known: &mut Vec<Self>) {
+        let room = known.len() < MOST;
         let same = known.iter_mut().find(|one| one.disk == self.disk && one.path == self.path);
         match same {
             Some(one) => one.last = self.last,
+            // No guest has as many disks; a VMM that was taken over may say that it does.
+            None if !room => {}
             None => known.push(self),
         }
     }

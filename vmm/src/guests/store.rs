@@ -381,4 +381,4 @@ impl Store {
 
 #[cfg(test)]
 #[path = "store_test.rs"]
-mod store_test;
+pub(super) mod store_test;

@@ -9,7 +9,7 @@ use super::*;
 use crate::guests::{Ended, State};
 use crate::jail::Settings;
 
-fn store() -> (TempDir, Store) {
+pub(crate) fn store() -> (TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
     let folders = Folders {
         state: folder.path().join("state"),
@@ -24,7 +24,7 @@ fn config() -> VmConfig {
     spec.resolve().unwrap()
 }
 
-fn new(name: Option<&str>) -> New {
+pub(crate) fn new(name: Option<&str>) -> New {
     New {
         name: name.map(|name| name.parse().unwrap()),
         folder: "/".into(),

@@ -93,6 +93,13 @@ pub trait Outside: std::fmt::Debug {
         forwards: &[Forward],
         news: OwnedFd,
     ) -> Result<(), String>;
+
+    /// No more of them may be asked for: from here on the guest may be the one who asks.
+    ///
+    /// # Errors
+    ///
+    /// Whoever it is told is gone.
+    fn close(&self) -> Result<(), String>;
 }
 
 /// What a process is started for.

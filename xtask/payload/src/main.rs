@@ -7,6 +7,7 @@
 //! - `bench=block|net`, `cycles=N` (TSC cycles of each workload), `run=NAME[,NAME…]`: polls the rings of a device; a
 //!   line `begin NAME` before and a line `end NAME OPERATIONS CYCLES` after each workload.
 //! - `hostile=SEED`, `operations=N`: plays a driver that means harm, see [`hostile`].
+//! - `drive=SEED`: makes every device work, says `driving` and asks nothing of them any more.
 
 #![no_std]
 #![no_main]
@@ -47,6 +48,9 @@ extern "sysv64" fn payload_main(start_info: *const u64) -> ! {
         exit(0);
     }
     let cycles = number("cycles=").unwrap_or(1_000_000_000);
+    if let Some(seed) = number("drive=") {
+        hostile::drive(seed);
+    }
     let done = match word(line, "bench=") {
         Some("block") => block::run(names, cycles),
         Some("net") => net::run(names, cycles),

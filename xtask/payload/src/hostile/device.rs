@@ -103,8 +103,17 @@ impl Device {
 
     /// Whether it has given up on its driver.
     pub fn needs_reset(&self) -> bool {
+        self.status() & 0x40 != 0
+    }
+
+    /// Whether it works for its driver.
+    pub fn is_driven(&self) -> bool {
+        self.status() == 15
+    }
+
+    fn status(&self) -> u64 {
         let register = if self.config == 0 { 0x70 } else { self.common + 0x14 };
-        read(self.base + register, 1) & 0x40 != 0
+        read(self.base + register, 1)
     }
 
     fn set_status(&self, status: u64) {

@@ -60,6 +60,21 @@ pub fn run(seed: u64, operations: u64) {
     }
 }
 
+/// Starts all devices and leaves them alone, for ever.
+pub fn drive(seed: u64) -> ! {
+    let mut devices = [Device::default(); MOST];
+    let count = device::find(&mut devices);
+    let mut random = Random::new(seed);
+    for device in &devices[..count] {
+        let mut rings = [Rings::default(); QUEUES];
+        while device.start(&mut random, &mut rings) == 0 || !device.is_driven() {}
+    }
+    let _ = writeln!(Serial, "driving");
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
 /// Starts the second processor by INIT and start-up interrupts (Intel SDM volume 3, 10.4.4).
 fn start_second(seed: u64) {
     unsafe extern "C" {
