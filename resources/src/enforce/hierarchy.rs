@@ -8,6 +8,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::plan::Cgroup;
 
@@ -19,6 +21,8 @@ const CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "memory", "hugetlb", "io"];
 const PAGE: u64 = 4096;
 /// Groups that a user may make in one that was given away.
 const GROUPS_OF_A_USER: &str = "4096";
+/// How long processes that were killed may take to leave their group.
+const ENDING: Duration = Duration::from_millis(250);
 /// The top of everything of Carve's.
 const TOP: &str = "carve.slice";
 
@@ -270,14 +274,26 @@ impl Hierarchy {
         listed.lines().find_map(number)
     }
 
-    /// Removes a group in which nobody is any more. One that is gone already is no error.
+    /// Removes a group in which nobody is any more, or who is there is about to end. One that is gone already
+    /// is no error.
     ///
     /// # Errors
     ///
     /// There are processes or groups in it.
     pub fn remove(&self, path: &str) -> Result<(), HierarchyError> {
         let folder = self.folder(path);
-        match fs::remove_dir(&folder) {
+        let begun = Instant::now();
+        let removed = loop {
+            match fs::remove_dir(&folder) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::ResourceBusy && begun.elapsed() < ENDING =>
+                {
+                    thread::sleep(ENDING / 50);
+                }
+                removed => break removed,
+            }
+        };
+        match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(failed("remove the control group", &folder)(error))
             }

@@ -1,17 +1,18 @@
 //! [`Books`]: what is written down about a run of a guest, and put away after it; by this process itself, or by
 //! its [`Clerk`] where it cannot do that from within its jail.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 
 use resources::config::{ConsoleTarget, Forward};
+use rustix::process::getppid;
 
 use super::clerk::{Clerk, Errand};
 use super::record::Ended;
 use super::store::{Entry, Store};
 use crate::jail::Switch;
-use crate::ledger::Ledger;
+use crate::ledger::{Companion, Ledger};
 use crate::machine::passt::{self, Outside};
 use crate::machine::unix_socket;
 
@@ -36,6 +37,7 @@ struct Desk {
     exit_record: Option<WriteExitRecord>,
     /// Whether what is asked for may be the guest's wish.
     closed: Cell<bool>,
+    companion: RefCell<Option<Companion>>,
 }
 
 impl fmt::Debug for Books {
@@ -56,12 +58,12 @@ impl Books {
         exit_record: Option<WriteExitRecord>,
     ) -> Result<Self, Error> {
         let (store, entry) = (store.clone(), entry.clone());
-        let desk = Desk { store, entry, exit_record, closed: Cell::new(false) };
+        let desk = Desk::new(store, entry, exit_record);
         if desk.entry.guest.confinement.jail == Switch::Off {
             return Ok(Self { desk, clerk: None });
         }
         let serve = |errand, fd| desk.serve(errand, fd);
-        let clerk = Clerk::start(serve).map_err(|error| {
+        let clerk = Clerk::start(serve, || desk.finish()).map_err(|error| {
             Error(format!("the process carve-clerk cannot be started: {error}"))
         })?;
         Ok(Self { clerk: Some(clerk), desk })
@@ -73,6 +75,17 @@ impl Books {
             None => self.desk.serve(errand, None),
         };
         done.map_err(Error)
+    }
+
+    /// Has the clerk, where there is one, share what this process has taken of the host.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not let it.
+    pub fn share(&self) -> Result<(), Error> {
+        let Some(clerk) = &self.clerk else { return Ok(()) };
+        clerk.stays();
+        self.entrust(Errand::Share)
     }
 
     /// Notes an event in the journal.
@@ -152,8 +165,22 @@ impl Outside for Books {
 }
 
 impl Desk {
+    fn new(store: Store, entry: Entry, exit_record: Option<WriteExitRecord>) -> Self {
+        let (closed, companion) = (Cell::new(false), RefCell::new(None));
+        Self { store, entry, exit_record, closed, companion }
+    }
+
+    /// Gives back what the guest had, once its VMM is gone.
+    fn finish(&self) {
+        let Some(companion) = self.companion.take() else { return };
+        companion.part();
+        if let Err(error) = Ledger::release(&self.store, &self.entry) {
+            tracing::warn!("the guest's share of the host is not given back yet: {error}");
+        }
+    }
+
     fn serve(&self, errand: Errand, fd: Option<OwnedFd>) -> Result<(), String> {
-        let Self { store, entry, exit_record, closed } = self;
+        let Self { store, entry, exit_record, closed, companion } = self;
         let text = |error: &(dyn std::error::Error + 'static)| crate::explain(error);
         match errand {
             Errand::Note(event, details) => {
@@ -174,6 +201,14 @@ impl Desk {
                 Some(write) => write(&bytes),
                 None => Err("no exit record was asked for".to_owned()),
             },
+            Errand::Share if closed.get() => Err("the guest runs already".to_owned()),
+            Errand::Share => {
+                let vmm = getppid().ok_or("the VMM is gone")?;
+                let joined = Companion::join(vmm).map_err(|error| text(&error))?;
+                companion.replace(joined);
+                Ok(())
+            }
+            Errand::Release if companion.borrow().is_some() => Ok(()),
             Errand::Release => Ledger::release(store, entry).map_err(|error| text(&error)),
             Errand::Remove => {
                 let _lock = entry.lock().map_err(|error| text(&error))?;
@@ -218,7 +253,7 @@ mod books_test {
     fn desk() -> (tempfile::TempDir, Desk) {
         let (folder, store) = store();
         let entry = store.create(new(Some("web"))).unwrap();
-        (folder, Desk { store, entry, exit_record: None, closed: Cell::new(false) })
+        (folder, Desk::new(store, entry, None))
     }
 
     #[test]

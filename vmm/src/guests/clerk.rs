@@ -9,6 +9,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use devices::mutex::lock;
 use resources::config::Forward;
@@ -28,7 +29,9 @@ pub enum Errand {
     Ended(Box<Ended>),
     /// This is to be in the exit record.
     ExitRecord(Vec<u8>),
-    /// Its share of the host is free.
+    /// The VMM has taken its share of the host, to which the clerk is charged, too. Before [`Self::Closed`].
+    Share,
+    /// Its share of the host is free. Where the clerk has a part in it, it will be once both are gone.
     Release,
     /// It is to be removed.
     Remove,
@@ -39,12 +42,14 @@ pub enum Errand {
     Closed,
 }
 
-/// The VMM's end of its clerk. Dropped, it ends the clerk and waits until it is gone.
+/// The VMM's end of its clerk. Dropped, it ends the clerk and waits until it is gone, unless that waits for the VMM.
 #[derive(Debug)]
 pub struct Clerk {
     /// None only while it is dropped. One errand at a time.
     socket: Mutex<Option<OwnedFd>>,
     pid: Pid,
+    /// Whether the clerk stays until the VMM is gone.
+    stays: AtomicBool,
 }
 
 impl Clerk {
@@ -56,6 +61,7 @@ impl Clerk {
     /// The host has no more processes or descriptors.
     pub fn start(
         mut serve: impl FnMut(Errand, Option<OwnedFd>) -> Result<(), String>,
+        finish: impl FnOnce(),
     ) -> io::Result<Self> {
         let (ours, theirs) = pair()?;
         // SAFETY: there is no other thread, so that nothing is left half done in the child.
@@ -69,15 +75,22 @@ impl Clerk {
                         break;
                     }
                 }
+                drop(theirs);
+                finish();
                 // SAFETY: ends the process without running what belongs to its parent.
                 unsafe { libc::_exit(0) }
             }
             pid => {
                 let gone = || io::Error::from(io::ErrorKind::NotFound);
                 let pid = Pid::from_raw(pid).ok_or_else(gone)?;
-                Ok(Self { socket: Some(ours).into(), pid })
+                Ok(Self { socket: Some(ours).into(), pid, stays: AtomicBool::new(false) })
             }
         }
+    }
+
+    /// The clerk will outlive the VMM, and nobody is to wait for it.
+    pub fn stays(&self) {
+        self.stays.store(true, Ordering::Relaxed);
     }
 
     /// Has an errand done.
@@ -101,6 +114,9 @@ impl Clerk {
 impl Drop for Clerk {
     fn drop(&mut self) {
         drop(lock(&self.socket).take());
+        if self.stays.load(Ordering::Relaxed) {
+            return;
+        }
         let _ = waitpid(Some(self.pid), WaitOptions::empty());
     }
 }

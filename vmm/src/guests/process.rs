@@ -125,6 +125,9 @@ fn guest(
     std::env::set_current_dir(&guest.folder)
         .map_err(host(&format!("go to {}, where the guest was created", guest.folder.display())))?;
     let share = Share::take(books.store(), entry)?;
+    if share.is_a_part() {
+        books.share()?;
+    }
     if !share.unenforced.is_empty() {
         record.unenforced.clone_from(&share.unenforced);
         entry.write_record(record)?;
@@ -175,7 +178,7 @@ fn guest(
         pause_when_full: share.pools.clone(),
     };
     let outcome = run::run(options);
-    // In a jail there is no way to the control groups; the next command removes what is empty then.
+    // In a jail there is no way to the control groups; the clerk removes what is empty then.
     if !jail::is_closed() {
         share.leave();
     }

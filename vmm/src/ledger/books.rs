@@ -8,7 +8,7 @@ use resources::config::Name;
 use resources::config::host::HostConfig;
 use resources::enforce::{Hierarchy, HierarchyError};
 use resources::inventory::{Host, HostError};
-use resources::plan::{Origin, Present};
+use resources::plan::{Options, Origin, Owner, Present, plan};
 use serde::{Deserialize, Serialize};
 
 use super::tenant::Tenancy;
@@ -198,9 +198,32 @@ impl<'s> Ledger<'s> {
             return Ok(());
         }
         match Self::open(store)? {
-            Some(ledger) if ledger.settled => ledger.save(),
-            _ => Ok(()),
+            Some(ledger) => ledger.lower(),
+            None => Ok(()),
         }
+    }
+
+    /// Makes lasting that shares were given back, where any were, and lowers what all together are held to and
+    /// promised.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub(super) fn lower(&self) -> Result<(), Error> {
+        if !self.settled {
+            return Ok(());
+        }
+        let hierarchy = Hierarchy::new();
+        // A tenant's own is root's to write.
+        if self.tenancy.is_none() && hierarchy.is_usable() {
+            let host = Self::host(self.config())?;
+            let plan = plan(self.config(), &host, self.booked(), Options::default());
+            let above = plan.cgroups.iter().filter(|group| !matches!(group.owner, Owner::Vm(_)));
+            if let Err(error) = hierarchy.apply(above) {
+                tracing::warn!("{}", crate::explain(&error));
+            }
+        }
+        self.save()
     }
 
     /// Looks who lives: bookings of commands whose guests have ended are void, whoever ended them.

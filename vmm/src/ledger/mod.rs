@@ -34,7 +34,7 @@ pub use apply::{Applied, ApplyOptions, Error as ApplyError, Refused, Step, apply
 pub use books::{Error, Ledger};
 pub use down::{DownOptions, down};
 pub use present::{forget, has_name, plan_here as plan};
-pub use share::{Error as ShareError, Share};
+pub use share::{Companion, Error as ShareError, Share};
 pub use tenant::Tenancy;
 pub use used::{Part, Used};
 pub use verify::{Finding, Verified, verify};

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use resources::CpuSet;
@@ -12,6 +13,8 @@ use resources::config::Name;
 use resources::config::host::{Enforce, HostConflict, OnFull};
 use resources::enforce::{Hierarchy, HierarchyError, ProcessError, Settings};
 use resources::plan::{Booking, Cgroup, HostCpus, Origin, Owner, Present, admit};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::books::{self, Ledger};
 use super::tenant::Tenancy;
@@ -145,6 +148,11 @@ impl Share {
         Ok(share)
     }
 
+    /// Whether the host is divided, and this process in a control group of its share.
+    pub fn is_a_part(&self) -> bool {
+        self.group.is_some()
+    }
+
     /// Gives the share back at the end of the run. What this process can no longer do, the next command
     /// does.
     pub fn leave(self) {
@@ -267,8 +275,53 @@ fn settings(booking: &Booking) -> Settings {
     }
 }
 
+/// A process beside a guest's VMM that is charged to the guest's share, until the VMM has ended: then it can give back
+/// what a VMM in a jail cannot.
+#[derive(Debug)]
+pub struct Companion {
+    hierarchy: Hierarchy,
+    before: String,
+    vmm: OwnedFd,
+}
+
+impl Companion {
+    /// Moves this process to where the process `vmm` is; none where that is no other place.
+    ///
+    /// # Errors
+    ///
+    /// The kernel lets it not.
+    pub fn join(vmm: Pid) -> Result<Option<Self>, HierarchyError> {
+        let hierarchy = Hierarchy::new();
+        let number = vmm.as_raw_pid().to_string();
+        let (Some(before), Some(there)) = (own_group(), group_of(&number)) else { return Ok(None) };
+        let gone = |error: rustix::io::Errno| HierarchyError {
+            what: "watch the process".to_owned(),
+            path: PathBuf::from("/proc").join(&number),
+            source: error.into(),
+        };
+        if before == there {
+            return Ok(None);
+        }
+        let vmm = pidfd_open(vmm, PidfdFlags::empty()).map_err(gone)?;
+        hierarchy.enter(there.trim_start_matches('/'))?;
+        Ok(Some(Self { hierarchy, before, vmm }))
+    }
+
+    /// Waits until the VMM has ended, and goes back to where it came from.
+    pub fn part(self) {
+        let _ = poll(&mut [PollFd::new(&self.vmm, PollFlags::IN)], None);
+        if let Err(error) = self.hierarchy.enter(self.before.trim_start_matches('/')) {
+            tracing::warn!("{}", crate::explain(&error));
+        }
+    }
+}
+
 /// The control group of this process, of version 2.
 fn own_group() -> Option<String> {
-    let listed = fs::read_to_string("/proc/self/cgroup").ok()?;
+    group_of("self")
+}
+
+fn group_of(process: &str) -> Option<String> {
+    let listed = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
     listed.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }

@@ -51,6 +51,10 @@ pub struct Verified {
 /// There is no ledger to compare with; nothing if no host file was applied.
 pub fn verify(store: &Store) -> Result<Option<Verified>, Error> {
     let Some(ledger) = Ledger::open(store)? else { return Ok(None) };
+    // Of guests that were killed nobody has given anything back.
+    if let Err(error) = ledger.lower() {
+        tracing::warn!("{}", explain(&error));
+    }
     let host = Ledger::host(ledger.config())?;
     let plan = plan(ledger.config(), &host, ledger.booked(), Options::default());
     let mut check = Check { hierarchy: Hierarchy::new(), verified: Verified::default() };
