@@ -168,8 +168,16 @@ pub enum Error {
         source: io::Error,
     },
     /// Waiting for events failed.
-    #[error("the event loop failed: {0:?}")]
+    #[error("the event loop failed: {}", event_error(.0))]
     EventLoop(event_manager::Error),
+}
+
+/// In the words of the kernel, where it was the kernel.
+fn event_error(error: &event_manager::Error) -> String {
+    match error {
+        event_manager::Error::Epoll(errno) => io::Error::from(*errno).to_string(),
+        other => other.to_string(),
+    }
 }
 
 impl From<event_manager::Error> for Error {

@@ -23,10 +23,11 @@ const CARVE: &str = "carve";
 /// Those of them that need no guest to boot, and those whose guests boot anywhere. All others boot stock kernels and
 /// run on a KVM host.
 const LOCAL_TARGETS: [&str; 2] = ["cli", "divide"];
-const KVM_TARGETS: [&str; 11] = [
+const KVM_TARGETS: [&str; 12] = [
     "api",
     "changes",
     "console",
+    "faults",
     "full",
     "hostile",
     "jail",

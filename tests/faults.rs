@@ -1,0 +1,122 @@
+//! What the host takes away from a guest that runs, or never lets it have: each ends in a stated way, and other guests go
+//! on. Full disks and memory are in `full.rs`, killed processes in `lifecycle.rs`.
+#![allow(clippy::unwrap_used, unsafe_code, missing_docs)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use support::host::{Host, spinning, until};
+use support::{Running, carve, kvm_tests, payload, run};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Has `command` start with at most `limit` of `resource` (getrlimit(2)).
+fn limited(command: &mut Command, resource: libc::__rlimit_resource_t, limit: u64) -> &mut Command {
+    let set = move || {
+        let limits = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+        // SAFETY: reads a value of ours.
+        match unsafe { libc::setrlimit(resource, &raw const limits) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: setrlimit(2) is async-signal-safe, and the closure does nothing else.
+    unsafe { command.pre_exec(set) }
+}
+
+/// The bare-metal guest; none where nobody built it.
+fn bare_metal() -> Option<PathBuf> {
+    let found = std::env::var_os("CARVE_PAYLOAD").map(PathBuf::from);
+    if found.is_none() {
+        assert!(std::env::var_os("CARVE_REQUIRE_KVM").is_none(), "CARVE_PAYLOAD is not set");
+        eprintln!(
+            "skipped: CARVE_PAYLOAD names no bare-metal guest; `cargo xtask test` builds one"
+        );
+    }
+    found
+}
+
+kvm_tests! {
+    fn a_guest_outlives_its_tap() {
+        // SAFETY: always succeeds.
+        if unsafe { libc::geteuid() } != 0 {
+            eprintln!("skipped: only root can make a tap");
+            return;
+        }
+        let host = Host::new();
+        let tap = format!("cvf{}", std::process::id());
+        let _kernel = spinning(&host, "web", &format!("--net tap={tap}"));
+        let removed = Command::new("ip").args(["link", "delete", &tap]).output();
+        if !removed.is_ok_and(|removed| removed.status.success()) {
+            eprintln!("skipped: there is no program `ip`");
+            return;
+        }
+        host.carve("pause web").ok();
+        host.carve("unpause web").ok();
+        assert_eq!(host.state("web"), "running");
+        host.carve("stop -t 0 web").ok();
+        assert_eq!(host.inspect("web")["last_run"]["ended"]["kind"], "ended");
+    }
+
+    fn a_guest_whose_socket_was_deleted_is_listed_and_can_be_ended() {
+        let host = Host::new();
+        let _kernel = spinning(&host, "web", "");
+        let _other = spinning(&host, "other", "");
+        let socket = PathBuf::from(host.inspect("web")["socket"].as_str().unwrap());
+        fs::remove_file(&socket).unwrap();
+        assert_eq!(host.state("web"), "running");
+        host.carve("pause web").refused(&["web"]);
+        host.carve("kill web").ok();
+        until(|| host.state("web") == "exited");
+        assert_eq!(host.state("other"), "running");
+    }
+
+    fn a_run_without_enough_descriptors_says_so() {
+        let kernel = payload::elf(payload::power_off());
+        let mut refused = 0;
+        for limit in 3..48 {
+            let mut command = run(&kernel);
+            let done = Running::start(limited(&mut command, libc::RLIMIT_NOFILE, limit)).finish(LIMIT);
+            match done.code() {
+                // The loader of a program that is not static has none either.
+                0 | 127 => {}
+                125 => {
+                    refused += 1;
+                    // EMFILE by its number, whatever the C library calls it.
+                    assert!(done.stderr.contains("os error 24"), "{limit}: {}", done.stderr);
+                }
+                _ => panic!("{limit}: {done:?}"),
+            }
+            assert!(!done.stderr.contains("panicked"), "{limit}: {}", done.stderr);
+        }
+        assert!(refused > 0, "a run takes fewer than three descriptors");
+    }
+
+    fn a_run_without_enough_threads_says_so() {
+        let kernel = payload::elf(payload::power_off());
+        // Where root starts it, it is a user of its own by then, whom the limit is for.
+        let done = Running::start(limited(&mut run(&kernel), libc::RLIMIT_NPROC, 1)).finish(LIMIT);
+        assert!(done.code() == 125 && done.stderr.contains("os error 11"), "{done:?}");
+        assert!(!done.stderr.contains("panicked"), "{}", done.stderr);
+    }
+
+    fn a_disk_that_was_cut_short_gives_errors_to_its_guest() {
+        let Some(payload) = bare_metal() else { return };
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        disk.as_file().set_len(64 << 20).unwrap();
+        let mut command = carve();
+        command.args(["run", "--memory", "256MiB", "--debug-exit", "--transport", "mmio", "--disk"]);
+        command.arg(disk.path()).args(["--cmdline", "bench=block run=randread-4k-4 cycles=30000000000"]);
+        let mut running = Running::start(command.arg("--kernel").arg(payload));
+        running.wait_for("begin randread", LIMIT);
+        disk.as_file().set_len(0).unwrap();
+        // The guest ends as it meets the first error.
+        let done = running.finish(LIMIT);
+        assert!(done.code() == 3 && done.text().contains("a request failed"), "{done:?}");
+    }
+}
