@@ -20,6 +20,7 @@ mod modules;
 mod percent;
 mod process;
 mod rootfs;
+mod sbom;
 mod test;
 mod workspace;
 
@@ -48,6 +49,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Have a malicious guest attack its monitor, for a time
     Hostile(hostile::Arguments),
+    /// Print what the released binary is made of, as a CycloneDX bill of materials
+    Sbom,
     /// First process of the emulated host
     #[command(hide = true)]
     HostAgent,
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Task::Hostile(arguments) => {
             hostile::run(&workspace, &arguments).map(|()| ExitCode::SUCCESS)
         }
+        Task::Sbom => sbom::run(&workspace).map(|()| ExitCode::SUCCESS),
         Task::HostAgent => host::agent::run(),
     };
     result.unwrap_or_else(|error| {
