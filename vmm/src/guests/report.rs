@@ -61,7 +61,7 @@ pub struct Summary {
     pub restarts: u32,
     /// What it is not held to while it runs: limits by controllers that the host lacks, and settings
     /// that the kernel refused.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unenforced: Vec<String>,
     /// What the user noted about it.
     pub labels: BTreeMap<String, String>,
@@ -105,7 +105,7 @@ pub struct Report {
     pub monitor_pid: Option<i32>,
     /// What it is not held to while it runs: limits by controllers that the host lacks, and settings
     /// that the kernel refused.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unenforced: Vec<String>,
     /// Where its files are.
     pub state_folder: String,
