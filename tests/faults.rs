@@ -29,18 +29,6 @@ fn limited(command: &mut Command, resource: libc::__rlimit_resource_t, limit: u6
     unsafe { command.pre_exec(set) }
 }
 
-/// The bare-metal guest; none where nobody built it.
-fn bare_metal() -> Option<PathBuf> {
-    let found = std::env::var_os("CARVE_PAYLOAD").map(PathBuf::from);
-    if found.is_none() {
-        assert!(std::env::var_os("CARVE_REQUIRE_KVM").is_none(), "CARVE_PAYLOAD is not set");
-        eprintln!(
-            "skipped: CARVE_PAYLOAD names no bare-metal guest; `cargo xtask test` builds one"
-        );
-    }
-    found
-}
-
 kvm_tests! {
     fn a_guest_outlives_its_tap() {
         // SAFETY: always succeeds.
@@ -106,13 +94,13 @@ kvm_tests! {
     }
 
     fn a_disk_that_was_cut_short_gives_errors_to_its_guest() {
-        let Some(payload) = bare_metal() else { return };
+        let Some(guest) = payload::bare_metal() else { return };
         let disk = tempfile::NamedTempFile::new().unwrap();
         disk.as_file().set_len(64 << 20).unwrap();
         let mut command = carve();
         command.args(["run", "--memory", "256MiB", "--debug-exit", "--transport", "mmio", "--disk"]);
         command.arg(disk.path()).args(["--cmdline", "bench=block run=randread-4k-4 cycles=30000000000"]);
-        let mut running = Running::start(command.arg("--kernel").arg(payload));
+        let mut running = Running::start(command.arg("--kernel").arg(guest));
         running.wait_for("begin randread", LIMIT);
         disk.as_file().set_len(0).unwrap();
         // The guest ends as it meets the first error.

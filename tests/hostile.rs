@@ -138,13 +138,7 @@ fn number(name: &str) -> Option<u64> {
 
 /// Plays guests one after another until enough of them have done all they were to.
 fn campaign(transport: &str) {
-    let Some(payload) = std::env::var_os("CARVE_PAYLOAD").map(PathBuf::from) else {
-        assert!(std::env::var_os("CARVE_REQUIRE_KVM").is_none(), "CARVE_PAYLOAD is not set");
-        eprintln!(
-            "skipped: CARVE_PAYLOAD names no bare-metal guest; `cargo xtask test` builds one"
-        );
-        return;
-    };
+    let Some(payload) = support::payload::bare_metal() else { return };
     let first = number("CARVE_HOSTILE_SEED").unwrap_or(1);
     let operations = number("CARVE_HOSTILE_OPERATIONS").unwrap_or(ROUND);
     let rounds = operations.div_ceil(ROUND);

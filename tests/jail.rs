@@ -37,16 +37,10 @@ fn am_root() -> bool {
 impl Jailed {
     /// One whose guest drives every device there is; none where nobody built that guest.
     fn driving() -> Option<Self> {
-        let Some(payload) = std::env::var_os("CARVE_PAYLOAD") else {
-            assert!(std::env::var_os("CARVE_REQUIRE_KVM").is_none(), "CARVE_PAYLOAD is not set");
-            eprintln!(
-                "skipped: CARVE_PAYLOAD names no bare-metal guest; `cargo xtask test` builds one"
-            );
-            return None;
-        };
+        let guest = payload::bare_metal()?;
         let host = Host::new();
         let kernel = tempfile::NamedTempFile::new_in("/var/tmp").unwrap().into_temp_path();
-        fs::copy(payload, &kernel).unwrap();
+        fs::copy(guest, &kernel).unwrap();
         let disk = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
         disk.as_file().set_len(1 << 20).unwrap();
         let flags = format!(

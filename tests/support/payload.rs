@@ -6,12 +6,24 @@
 #![allow(unsafe_code)] // Reading the bytes between two symbols.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempPath;
 
 /// Where payloads are loaded and entered.
 pub const BASE: u64 = 0x20_0000;
+
+/// The bare-metal guest of `xtask/payload/`; none where nobody built it.
+pub fn bare_metal() -> Option<PathBuf> {
+    let found = std::env::var_os("CARVE_PAYLOAD").map(PathBuf::from);
+    if found.is_none() {
+        assert!(std::env::var_os("CARVE_REQUIRE_KVM").is_none(), "CARVE_PAYLOAD is not set");
+        eprintln!(
+            "skipped: CARVE_PAYLOAD names no bare-metal guest; `cargo xtask test` builds one"
+        );
+    }
+    found
+}
 
 /// Declares `fn NAME() -> &'static [u8]`, the machine code of the given instructions.
 macro_rules! payload {
