@@ -548,7 +548,7 @@ fn rates_and_huge_pages_are_read_back_from_the_guest_itself() {
     // A guest that does not answer is named, and does not hold anybody up.
     let stopped = |signal: &str| {
         let pid = divided.pid("a").to_string();
-        std::process::Command::new("kill").args([signal, &pid]).status().unwrap();
+        std::process::Command::new("kill").args([signal, &pid]).output().unwrap();
     };
     stopped("-STOP");
     differs("a: rates of its devices: expected told by its process, found no answer");
@@ -691,7 +691,7 @@ fn a_tenants_user_books_in_its_tenant_and_nobody_else_does() {
     let report = list();
     for key in ["monitor_pid", "pid"] {
         let pid = report[key].to_string();
-        std::process::Command::new("kill").args(["-9", &pid]).status().unwrap();
+        std::process::Command::new("kill").args(["-9", &pid]).output().unwrap();
         until(|| !Path::new(&format!("/proc/{pid}")).exists());
     }
     Someone::does_in("acme", &run("y", "--cpus 2")).ok();

@@ -79,7 +79,8 @@ impl Host {
         let report = self.inspect(name);
         let pids = which.iter().filter_map(|key| report[key].as_i64());
         for pid in pids.collect::<Vec<_>>() {
-            Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+            // It may have ended by itself meanwhile; what `kill` says of that is nobody's.
+            Command::new("kill").args(["-9", &pid.to_string()]).output().unwrap();
             until(|| !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid));
         }
     }
