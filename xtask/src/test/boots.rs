@@ -163,15 +163,16 @@ impl<'a> Boots<'a> {
 /// Runs one session and notes how its tests end. A session that cannot be run leaves its tests pending.
 fn watch(command: &mut Command, boots: &Mutex<&mut Boots<'_>>) {
     let mut current = None;
+    let mut verdicts = Verdicts::default();
     let mut began = Instant::now();
     let done = stream_lines(command, |line| {
         let mut boots = boots.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(name) = line.strip_prefix(MARK) {
             began = Instant::now();
             current = boots.programs.iter().position(|program| program.name == name.trim());
-        } else if let (Some(program), Some((name, verdict))) = (current, verdict(line)) {
-            boots.note(program, name, verdict);
-            boots.times.push((began.elapsed(), name.to_owned()));
+        } else if let (Some(program), Some((name, verdict))) = (current, verdicts.read(line)) {
+            boots.note(program, &name, verdict);
+            boots.times.push((began.elapsed(), name));
             began = Instant::now();
         }
     });
@@ -188,14 +189,31 @@ enum Verdict {
     Failed,
 }
 
-/// Reads `test NAME ... ok`.
-fn verdict(line: &str) -> Option<(&str, Verdict)> {
-    let (name, verdict) = line.trim().strip_prefix("test ")?.split_once(" ... ")?;
-    match verdict {
-        "ok" => Some((name, Verdict::Ok)),
-        "FAILED" => Some((name, Verdict::Failed)),
-        other if other.starts_with("ignored") => Some((name, Verdict::Ignored)),
-        _ => None,
+/// Reads `test NAME ... ok`, also where a program that the test started said something in between.
+#[derive(Debug, Default)]
+struct Verdicts {
+    /// The test whose end is still to come.
+    open: Option<String>,
+}
+
+impl Verdicts {
+    fn read(&mut self, line: &str) -> Option<(String, Verdict)> {
+        let line = line.trim();
+        let begun = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "));
+        let rest = match begun {
+            Some((name, rest)) => {
+                self.open = Some(name.to_owned());
+                rest
+            }
+            None => line,
+        };
+        let verdict = match rest {
+            "ok" => Verdict::Ok,
+            "FAILED" => Verdict::Failed,
+            other if begun.is_some() && other.starts_with("ignored") => Verdict::Ignored,
+            _ => return None,
+        };
+        Some((self.open.take()?, verdict))
     }
 }
 
@@ -208,13 +226,29 @@ mod boots_test {
         Boots { programs: &[], states, retries, times: Vec::new() }
     }
 
+    fn read(lines: &[&str]) -> Option<(String, Verdict)> {
+        let mut verdicts = Verdicts::default();
+        lines.iter().fold(None, |_, line| verdicts.read(line))
+    }
+
     #[test]
     fn verdicts_are_read_off_the_harness() {
-        assert_eq!(verdict("test a_b ... ok\n"), Some(("a_b", Verdict::Ok)));
-        assert_eq!(verdict("test a_b ... FAILED"), Some(("a_b", Verdict::Failed)));
-        assert_eq!(verdict("test a_b ... ignored, slow"), Some(("a_b", Verdict::Ignored)));
-        assert_eq!(verdict("test a_b has been running for over 60 seconds"), None);
-        assert_eq!(verdict("test result: ok. 1 passed"), None);
+        let of = |verdict| Some(("a_b".to_owned(), verdict));
+        assert_eq!(read(&["test a_b ... ok\n"]), of(Verdict::Ok));
+        assert_eq!(read(&["test a_b ... FAILED"]), of(Verdict::Failed));
+        assert_eq!(read(&["test a_b ... ignored, slow"]), of(Verdict::Ignored));
+        assert_eq!(read(&["test a_b has been running for over 60 seconds"]), None);
+        assert_eq!(read(&["test result: ok. 1 passed"]), None);
+    }
+
+    #[test]
+    fn what_others_say_in_between_hides_no_verdict() {
+        let said = "test a_b ... kill: (7): No such process";
+        assert_eq!(read(&[said]), None);
+        assert_eq!(read(&[said, "more", "ok"]), Some(("a_b".to_owned(), Verdict::Ok)));
+        assert_eq!(read(&[said, "FAILED"]), Some(("a_b".to_owned(), Verdict::Failed)));
+        assert_eq!(read(&["ok"]), None);
+        assert_eq!(read(&["test a_b ... ok", "ok"]), None);
     }
 
     #[test]
