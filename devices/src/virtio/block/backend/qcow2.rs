@@ -115,7 +115,7 @@ impl Storage for Image {
     }
 
     fn grow(&self, bytes: u64) -> io::Result<()> {
-        read(&self.access).resize_grow(bytes, PreallocateMode::None)
+        caught(|| read(&self.access).resize_grow(bytes, PreallocateMode::None))
     }
 
     fn engine(&self, _: &Arc<GuestMemory>, _: u16) -> io::Result<Box<dyn Engine>> {
@@ -213,7 +213,7 @@ impl Engine for ImageEngine {
 impl Drop for ImageEngine {
     fn drop(&mut self) {
         // The queue is given back, perhaps for a snapshot: the image file is then whole.
-        if let Err(error) = read(&self.access).flush() {
+        if let Err(error) = caught(|| read(&self.access).flush()) {
             tracing::warn!("a qcow2 image cannot be brought up to date: {error}");
         }
     }
