@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 
-use resources::config::{ConsoleTarget, Forward};
+use resources::config::{Connection, ConsoleTarget, Forward};
 use rustix::process::getppid;
 
 use super::clerk::{Clerk, Errand};
@@ -63,7 +63,10 @@ impl Books {
             return Ok(Self { desk, clerk: None });
         }
         let serve = |errand, fd| desk.serve(errand, fd);
-        let clerk = Clerk::start(serve, || desk.finish()).map_err(|error| {
+        // passt is for the host's network.
+        let mut networks = desk.entry.guest.config.net.values();
+        let apart = !networks.any(|net| matches!(net.connection, Connection::User { .. }));
+        let clerk = Clerk::start(serve, || desk.finish(), apart).map_err(|error| {
             Error(format!("the process carve-clerk cannot be started: {error}"))
         })?;
         Ok(Self { clerk: Some(clerk), desk })
@@ -86,6 +89,11 @@ impl Books {
         let Some(clerk) = &self.clerk else { return Ok(()) };
         clerk.stays();
         self.entrust(Errand::Share)
+    }
+
+    /// The process (a pidfd) that has made namespaces for the jail, if there is one.
+    pub fn lender(&self) -> Option<OwnedFd> {
+        self.clerk.as_ref()?.lender()
     }
 
     /// Notes an event in the journal.
@@ -175,7 +183,7 @@ impl Desk {
         let Some(companion) = self.companion.take() else { return };
         companion.part();
         if let Err(error) = Ledger::release(&self.store, &self.entry) {
-            tracing::warn!("the guest's share of the host is not given back yet: {error}");
+            tracing::warn!("{}", kept(&error));
         }
     }
 
@@ -209,7 +217,7 @@ impl Desk {
                 Ok(())
             }
             Errand::Release if companion.borrow().is_some() => Ok(()),
-            Errand::Release => Ledger::release(store, entry).map_err(|error| text(&error)),
+            Errand::Release => Ledger::release(store, entry).map_err(|error| kept(&error)),
             Errand::Remove => {
                 let _lock = entry.lock().map_err(|error| text(&error))?;
                 store.remove(entry).map_err(|error| text(&error))
@@ -241,6 +249,10 @@ impl Desk {
             unix_socket::remove_if_stale(&path);
         }
     }
+}
+
+fn kept(error: &crate::ledger::Error) -> String {
+    format!("the guest's share of the host is not given back yet: {error}")
 }
 
 #[cfg(test)]

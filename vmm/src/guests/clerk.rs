@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use devices::mutex::lock;
 use resources::config::Forward;
-use rustix::process::{Pid, WaitOptions, setsid, waitpid};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, setsid, waitpid};
 use serde::{Deserialize, Serialize};
 
 use super::record::Ended;
+use crate::jail;
 use crate::machine::passt;
 use crate::messages::{pair, receive, send};
 
@@ -46,15 +47,39 @@ pub enum Errand {
 #[derive(Debug)]
 pub struct Clerk {
     /// None only while it is dropped. One errand at a time.
-    socket: Mutex<Option<OwnedFd>>,
+    line: Mutex<Option<Line>>,
     pid: Pid,
     /// Whether the clerk stays until the VMM is gone.
     stays: AtomicBool,
 }
 
+/// The way to a clerk.
+#[derive(Debug)]
+struct Line {
+    socket: OwnedFd,
+    /// What the clerk said first, once it was heard: whether it is in namespaces of its own.
+    apart: Option<bool>,
+}
+
+impl Line {
+    fn apart(&mut self) -> bool {
+        *self.apart.get_or_insert_with(|| {
+            receive(self.socket.as_fd()).ok().flatten().is_some_and(|(apart, _)| apart)
+        })
+    }
+}
+
+impl Errand {
+    /// Whether the VMM hears what became of it. Of the others, the clerk does the one that was sent first first.
+    fn is_answered(&self) -> bool {
+        !matches!(self, Self::Closed | Self::Release)
+    }
+}
+
 impl Clerk {
     /// Starts a clerk that does errands by `serve`, which is also given the descriptor that came with one. This
-    /// process must have no other thread.
+    /// process must have no other thread. One that is `apart` first makes namespaces that the VMM can
+    /// [borrow](Self::lender), while that opens what it needs.
     ///
     /// # Errors
     ///
@@ -62,6 +87,7 @@ impl Clerk {
     pub fn start(
         mut serve: impl FnMut(Errand, Option<OwnedFd>) -> Result<(), String>,
         finish: impl FnOnce(),
+        apart: bool,
     ) -> io::Result<Self> {
         let (ours, theirs) = pair()?;
         // SAFETY: there is no other thread, so that nothing is left half done in the child.
@@ -70,8 +96,15 @@ impl Clerk {
             0 => {
                 drop(ours);
                 settle();
+                let _ = send(theirs.as_fd(), &(apart && jail::prepare_namespaces()), None);
                 while let Ok(Some((errand, fd))) = receive::<Errand>(theirs.as_fd()) {
-                    if send(theirs.as_fd(), &serve(errand, fd), None).is_err() {
+                    let is_answered = errand.is_answered();
+                    let done = serve(errand, fd);
+                    if !is_answered {
+                        if let Err(why) = done {
+                            tracing::warn!("{why}");
+                        }
+                    } else if send(theirs.as_fd(), &done, None).is_err() {
                         break;
                     }
                 }
@@ -83,7 +116,8 @@ impl Clerk {
             pid => {
                 let gone = || io::Error::from(io::ErrorKind::NotFound);
                 let pid = Pid::from_raw(pid).ok_or_else(gone)?;
-                Ok(Self { socket: Some(ours).into(), pid, stays: AtomicBool::new(false) })
+                let line = Line { socket: ours, apart: None };
+                Ok(Self { line: Some(line).into(), pid, stays: AtomicBool::new(false) })
             }
         }
     }
@@ -93,17 +127,28 @@ impl Clerk {
         self.stays.store(true, Ordering::Relaxed);
     }
 
+    /// The clerk's pidfd, if it is in namespaces that the VMM can have, too.
+    pub fn lender(&self) -> Option<OwnedFd> {
+        let apart = lock(&self.line).as_mut().is_some_and(Line::apart);
+        apart.then(|| pidfd_open(self.pid, PidfdFlags::empty()).ok()).flatten()
+    }
+
     /// Has an errand done.
     ///
     /// # Errors
     ///
-    /// Why it could not be done.
+    /// Why it could not be done, where that is answered.
     pub fn ask(&self, errand: &Errand, fd: Option<BorrowedFd<'_>>) -> Result<(), String> {
-        let socket = lock(&self.socket);
+        let mut line = lock(&self.line);
         let gone = || "the process that does it (carve-clerk) is gone".to_owned();
-        let socket = socket.as_ref().ok_or_else(gone)?;
-        send(socket.as_fd(), errand, fd).map_err(|error| format!("{}: {error}", gone()))?;
-        match receive::<Result<(), String>>(socket.as_fd()) {
+        let line = line.as_mut().ok_or_else(gone)?;
+        line.apart();
+        let socket = line.socket.as_fd();
+        send(socket, errand, fd).map_err(|error| format!("{}: {error}", gone()))?;
+        if !errand.is_answered() {
+            return Ok(());
+        }
+        match receive::<Result<(), String>>(socket) {
             Ok(Some((answer, _))) => answer,
             Ok(None) => Err(gone()),
             Err(error) => Err(error.to_string()),
@@ -113,7 +158,7 @@ impl Clerk {
 
 impl Drop for Clerk {
     fn drop(&mut self) {
-        drop(lock(&self.socket).take());
+        drop(lock(&self.line).take());
         if self.stays.load(Ordering::Relaxed) {
             return;
         }

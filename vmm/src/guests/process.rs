@@ -103,7 +103,7 @@ pub fn run(
     books.end(ended)?;
     drop(alive);
     if let Err(error) = books.release() {
-        tracing::warn!("the guest's share of the host is not given back yet: {error}");
+        tracing::warn!("{error}");
     }
     outcome
 }
@@ -172,7 +172,12 @@ fn guest(
             notify: Box::new(notify),
         },
         announce: setup.announce,
-        confinement: Confinement { settings: guest.confinement, last_words, sockets },
+        confinement: Confinement {
+            settings: guest.confinement,
+            last_words,
+            sockets,
+            lender: books.lender(),
+        },
         outside: Some(Rc::clone(books) as Rc<dyn Outside>),
         pins: share.pins.clone(),
         pause_when_full: share.pools.clone(),

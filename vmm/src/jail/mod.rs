@@ -10,10 +10,11 @@ mod settings;
 pub mod support;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use self::namespaces::prepare as prepare_namespaces;
 pub use self::settings::{NoSwitch, Settings, Switch};
 
 /// How a run confines its process. Threads and processes that exist already are not confined.
@@ -26,6 +27,8 @@ pub struct Confinement {
     pub last_words: Option<OwnedFd>,
     /// The one folder in which connections to sockets may be made for the guest: the vsock device's.
     pub sockets: Option<PathBuf>,
+    /// A process (a pidfd) that has made namespaces for it, see [`prepare_namespaces`].
+    pub lender: Option<OwnedFd>,
 }
 
 /// Why a process could not be confined.
@@ -67,7 +70,7 @@ impl Confinement {
     /// No confinement: for tests, in whose process others go on.
     pub fn none() -> Self {
         let settings = Settings { jail: Switch::Off, seccomp: seccomp::Mode::Off };
-        Self { settings, last_words: None, sockets: None }
+        Self { settings, last_words: None, sockets: None, lender: None }
     }
 
     /// Gives everything up that is not needed from here on. The process must have no other thread. Returns where
@@ -78,7 +81,8 @@ impl Confinement {
         let mut moved = None;
         privileges::keep_memory_private();
         if jail != Switch::Off {
-            moved = close(jail == Switch::Strict, self.sockets.as_deref())?;
+            let strict = jail == Switch::Strict;
+            moved = close(strict, self.sockets.as_deref(), self.lender)?;
         }
         if seccomp == seccomp::Mode::On {
             seccomp::violation::report_to(self.last_words)
@@ -91,7 +95,11 @@ impl Confinement {
 }
 
 /// Closes the jail.
-fn close(strict: bool, sockets: Option<&Path>) -> Result<Option<PathBuf>, Error> {
+fn close(
+    strict: bool,
+    sockets: Option<&Path>,
+    lender: Option<OwnedFd>,
+) -> Result<Option<PathBuf>, Error> {
     let needed = |what| move |source| Error::Needed { what, source };
     let wanted = |what, done: io::Result<()>| match done {
         Ok(()) => Ok(true),
@@ -104,7 +112,8 @@ fn close(strict: bool, sockets: Option<&Path>) -> Result<Option<PathBuf>, Error>
     privileges::close_inherited();
     privileges::clear_environment();
     privileges::limit().map_err(needed("set resource limits"))?;
-    let emptied = namespaces::enter(sockets);
+    let emptied = namespaces::enter(sockets, lender.as_ref().map(AsFd::as_fd));
+    drop(lender);
     let emptied = wanted("make namespaces with an empty root", emptied)?;
     // Sockets of this user's programs are out of the reach of another.
     let change_user = sockets.is_none() && !namespaces::is_nested();

@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,12 +16,19 @@ use rustix::mount::{
     mount_remount, unmount,
 };
 use rustix::process::{chdir, pivot_root};
-use rustix::thread::{CapabilitySet, UnshareFlags, capabilities};
+use rustix::thread::{
+    CapabilitySet, ThreadNameSpaceType, UnshareFlags, capabilities, move_into_thread_name_spaces,
+};
 
 use super::SOCKETS;
 
 /// Where the new root is mounted before it is the root: exists on every host, and is covered only here.
 const PLACE: &str = "/proc";
+
+/// Those that take the kernel long to make, and that nothing is mounted in or mapped to: another process can make
+/// them in the meantime.
+const LENDABLE: UnshareFlags =
+    UnshareFlags::NEWNET.union(UnshareFlags::NEWIPC).union(UnshareFlags::NEWUTS);
 
 static NESTED: AtomicBool = AtomicBool::new(false);
 
@@ -29,24 +37,28 @@ pub fn is_nested() -> bool {
     NESTED.load(Ordering::Relaxed)
 }
 
+/// Moves this process into new namespaces that another one can [`enter`] later. Says whether it has: that takes
+/// privilege.
+pub fn prepare() -> bool {
+    is_privileged().unwrap_or(false) && unshare(LENDABLE).is_ok()
+}
+
 /// Moves this process, which must have one thread, into new namespaces; of the file systems nothing is left but
-/// the folder `sockets`, at [`SOCKETS`].
+/// the folder `sockets`, at [`SOCKETS`]. `lender` (a pidfd) is a process that has [prepared](prepare) some.
 ///
 /// # Errors
 ///
 /// The host does not let this user make namespaces, or mount anything in them.
-pub fn enter(sockets: Option<&Path>) -> io::Result<()> {
-    let spaces = UnshareFlags::NEWNS
-        | UnshareFlags::NEWNET
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWCGROUP;
-    let own = capabilities(None)?;
-    if own.effective.contains(CapabilitySet::SYS_ADMIN) {
-        unshare(spaces)?;
+pub fn enter(sockets: Option<&Path>, lender: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let own = UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP;
+    if is_privileged()? {
+        match lender.map(borrow) {
+            Some(Ok(())) => unshare(own)?,
+            Some(Err(_)) | None => unshare(own | LENDABLE)?,
+        }
     } else {
         let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-        unshare(spaces | UnshareFlags::NEWUSER)?;
+        unshare(own | LENDABLE | UnshareFlags::NEWUSER)?;
         NESTED.store(true, Ordering::Relaxed);
         // The same numbers as outside; nobody else has any.
         let (user, group) = (user.as_raw(), group.as_raw());
@@ -55,6 +67,18 @@ pub fn enter(sockets: Option<&Path>) -> io::Result<()> {
         fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
     }
     empty_root(sockets)
+}
+
+fn is_privileged() -> io::Result<bool> {
+    Ok(capabilities(None)?.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
+/// Joins the namespaces that the process `lender` has made.
+fn borrow(lender: BorrowedFd<'_>) -> io::Result<()> {
+    let spaces = ThreadNameSpaceType::NETWORK
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME;
+    Ok(move_into_thread_name_spaces(lender, spaces)?)
 }
 
 fn unshare(flags: UnshareFlags) -> io::Result<()> {

@@ -103,8 +103,9 @@ fn try_namespaces() -> io::Result<()> {
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            let code =
-                namespaces::enter(None).err().map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO));
+            let code = namespaces::enter(None, None)
+                .err()
+                .map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO));
             // SAFETY: ends the process without running what belongs to its parent.
             unsafe { libc::_exit(code & 0xff) }
         }
