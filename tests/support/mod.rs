@@ -3,6 +3,7 @@
 
 pub mod conformance;
 pub mod disks;
+pub mod divided;
 pub mod guests;
 pub mod host;
 pub mod inside;
