@@ -1,7 +1,6 @@
 //! `bench density`: what each of many idle guests takes of its host, Carve beside QEMU microvm: by what the kernel says
 //! is left, which page tables, KVM and the guest's own memory are part of, and by what each process is charged with.
 
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -41,8 +40,6 @@ struct Taken {
     private: f64,
     /// That, and its part of what is shared.
     proportional: f64,
-    /// Private and dirty, beside the guest's memory.
-    beside: f64,
 }
 
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
@@ -81,28 +78,27 @@ fn measure(arguments: &Arguments, command: &dyn Fn() -> Command) -> Result<Taken
     let host = (before - available()?) / f64::from(arguments.guests);
     let smaps = guests.0.iter().map(|guest| {
         let file = format!("/proc/{}/smaps", guest.id());
-        std::fs::read_to_string(Path::new(&file))
+        std::fs::read_to_string(file)
     });
     let smaps = smaps.collect::<std::io::Result<Vec<_>>>()?;
-    let each = |ram: u64, value: fn(&Private) -> f64| {
-        median(smaps.iter().map(|smaps| value(&private_kib(smaps, ram)) / 1024.0).collect())
+    // No mapping left out: guest memory counts here.
+    let each = |value: fn(&Private) -> f64| {
+        median(smaps.iter().map(|smaps| value(&private_kib(smaps, 0)) / 1024.0).collect())
     };
     Ok(Taken {
         host,
         fit: (before / host).floor(),
-        private: each(0, |private| private.dirty + private.clean),
-        proportional: each(0, |private| private.proportional),
-        beside: each(u64::from(arguments.memory) << 10, |private| private.dirty),
+        private: each(|private| private.dirty + private.clean),
+        proportional: each(|private| private.proportional),
     })
 }
 
 fn print(contenders: &[Contender<'_>; 2], [ours, theirs]: [&Taken; 2]) {
     println!("{:40} {:>12} {:>12} {:>6}", "", contenders[0].0, contenders[1].0, "ratio");
-    let rows: [(&str, fn(&Taken) -> f64); 5] = [
+    let rows: [(&str, fn(&Taken) -> f64); 4] = [
         ("of the host's available memory", |taken| taken.host),
         ("private to the process, median", |taken| taken.private),
         ("with its part of what is shared, median", |taken| taken.proportional),
-        ("dirty beside guest memory, median", |taken| taken.beside),
         ("guests that fit into this host", |taken| taken.fit),
     ];
     for (name, value) in rows {
