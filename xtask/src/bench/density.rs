@@ -93,9 +93,12 @@ fn measure(arguments: &Arguments, command: &dyn Fn() -> Command) -> Result<Taken
     })
 }
 
+/// A line of the table.
+type Row = (&'static str, fn(&Taken) -> f64);
+
 fn print(contenders: &[Contender<'_>; 2], [ours, theirs]: [&Taken; 2]) {
     println!("{:40} {:>12} {:>12} {:>6}", "", contenders[0].0, contenders[1].0, "ratio");
-    let rows: [(&str, fn(&Taken) -> f64); 4] = [
+    let rows: [Row; 4] = [
         ("of the host's available memory", |taken| taken.host),
         ("private to the process, median", |taken| taken.private),
         ("with its part of what is shared, median", |taken| taken.proportional),
