@@ -282,6 +282,10 @@ fn with_vhost_megabytes_pass_unharmed_both_ways_on_mmio_and_a_link_can_be_cut() 
     };
     running.wait_for("link=up", BOOT);
     assert!(vhost_ticks(running.pid()) > 0, "the kernel has moved nothing");
+    let limit = ["update", "vhost-mmio", "--net", "net0,tx-bandwidth=1MB"];
+    let refused = support::carve().args(limit).output().unwrap();
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && told.contains("vhost"), "{told}");
     carve("update vhost-mmio --net net0,link=down");
     running.send(b"\n");
     running.wait_for("carrier=", BOOT);

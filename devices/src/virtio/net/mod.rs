@@ -157,8 +157,7 @@ impl Net {
         let path = self.backend.vhost(pair).map(|vhost| {
             let (memory, interrupt) =
                 (Arc::clone(&activation.memory), Arc::clone(&activation.interrupt));
-            let link = Arc::clone(&self.shared.link);
-            KernelPath::new(vhost, pair, memory, activation.features, interrupt, link)
+            KernelPath::new(vhost, pair, memory, activation.features, interrupt, shared())
         });
         let handler = Pair {
             path: path.transpose()?,

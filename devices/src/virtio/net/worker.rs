@@ -132,7 +132,10 @@ impl Pair {
         let served = if due { path.adjust(&mut queues, self.port.fd()) } else { Ok(()) };
         match served.and_then(|()| path.relay(&queues)) {
             Ok(()) => Ok(path.is_running()),
-            Err(why) => Err(path.fail(why)),
+            Err(why) => {
+                path.fail(why);
+                Err(())
+            }
         }
     }
 

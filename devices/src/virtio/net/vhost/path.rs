@@ -11,9 +11,8 @@ use vmm_sys_util::eventfd::EventFd;
 use super::{Direction, Ends, Vhost};
 use crate::memory::GuestMemory;
 use crate::mutex::lock;
-use crate::rate_limit::RateLimitedLog;
 use crate::virtio::interrupt::{Caller, Interrupt};
-use crate::virtio::net::link::Link;
+use crate::virtio::net::state::Shared;
 use crate::virtio::queue::{Broken, Queue};
 
 /// The queues of a pair, receiving first.
@@ -48,8 +47,7 @@ pub(in super::super) struct KernelPath {
     memory: Arc<GuestMemory>,
     features: u64,
     interrupt: Arc<dyn Interrupt>,
-    link: Arc<Link>,
-    log: RateLimitedLog,
+    shared: Arc<Shared>,
     calls: [Arc<Call>; 2],
     /// Counts what the kernel could make nothing of, in either queue.
     error: EventFd,
@@ -69,7 +67,7 @@ impl KernelPath {
         memory: Arc<GuestMemory>,
         features: u64,
         interrupt: Arc<dyn Interrupt>,
-        link: Arc<Link>,
+        shared: Arc<Shared>,
     ) -> io::Result<Self> {
         let event = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
         let call = |direction| {
@@ -78,7 +76,7 @@ impl KernelPath {
         };
         let calls = [call(Direction::Receive)?, call(Direction::Transmit)?];
         let changed = Arc::new(event()?);
-        link.watch(Arc::clone(&changed));
+        shared.link.watch(Arc::clone(&changed));
         let error = event()?;
         Ok(Self {
             vhost,
@@ -86,8 +84,7 @@ impl KernelPath {
             memory,
             features,
             interrupt,
-            link,
-            log: RateLimitedLog::new(),
+            shared,
             calls,
             error,
             changed,
@@ -114,7 +111,7 @@ impl KernelPath {
 
     /// Whether the link is another than when it was last looked at: then the kernel is to be started or stopped.
     pub(in super::super) fn is_due(&self) -> bool {
-        self.link_was_up != Some(self.link.is_up())
+        self.link_was_up != Some(self.shared.link.is_up())
     }
 
     /// Starts the kernel, given the file of the tap, or stops it, as the link has it: this process drops the
@@ -128,7 +125,7 @@ impl KernelPath {
         queues: &mut Queues<'_>,
         tap: BorrowedFd<'_>,
     ) -> Result<(), Broken> {
-        let up = self.link.is_up();
+        let up = self.shared.link.is_up();
         self.link_was_up = Some(up);
         match (up, self.running) {
             (true, false) => self.start(queues, tap),
@@ -140,7 +137,7 @@ impl KernelPath {
     /// Has the kernel serve; this process does if it will not.
     fn start(&mut self, queues: &mut Queues<'_>, tap: BorrowedFd<'_>) -> Result<(), Broken> {
         let Err(error) = self.try_start(queues, tap) else { return Ok(()) };
-        if let Some(suppressed) = self.log.admit() {
+        if let Some(suppressed) = self.shared.log.admit() {
             tracing::error!(
                 suppressed,
                 "net: vhost cannot serve pair {} of queues, so this process does: {error}",
