@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use support::guests::{BOOT, DEFAULT, Guest, LONG, assert_clean, value};
@@ -56,12 +57,12 @@ boots! {
 
 const KERNELS: [&str; 4] = ["debian-6.1-cloud", "debian-6.1", "debian-6.12-cloud", "debian-6.12"];
 
-/// Prints the addresses of a few symbols far apart.
-const SYMBOLS: &str = "for s in _text _stext schedule linux_banner init_task _end; do \
-    echo $s=$(grep \" $s$\" /proc/kallsyms | cut -d' ' -f1); done";
+/// Prints the addresses of a few symbols far apart. The list is long: it is read once, without regular expressions.
+const SYMBOLS: &str = "grep -Fw -e _text -e linux_banner -e _end /proc/kallsyms > /tmp/symbols; \
+    while read address kind name; do echo $name=$address; done < /tmp/symbols";
 
 fn symbols(log: &str) -> Vec<u64> {
-    ["_text", "_stext", "schedule", "linux_banner", "init_task", "_end"]
+    ["_text", "linux_banner", "_end"]
         .map(|name| u64::from_str_radix(value(log, name), 16).unwrap())
         .to_vec()
 }
@@ -71,16 +72,18 @@ fn each_boot_has_a_text_base_of_its_own_and_symbols_move_together() {
     for id in KERNELS {
         let fixed = symbols(&Guest::new(id).cmdline("nokaslr").run(SYMBOLS).expect(0).text());
         assert_eq!(fixed[0], 0xffff_ffff_8100_0000, "{id} without KASLR");
-        let boots: Vec<_> =
-            (0..3).map(|_| symbols(&Guest::new(id).run(SYMBOLS).expect(0).text())).collect();
-        for boot in &boots {
+        let mut bases = BTreeSet::new();
+        // There are some 500 places: the same one twice is a matter of chance, three times hardly.
+        for _ in 0..3 {
+            let boot = symbols(&Guest::new(id).run(SYMBOLS).expect(0).text());
             let shift = boot[0] - fixed[0];
             assert_eq!(shift % (2 << 20), 0);
             assert!(boot.iter().zip(&fixed).all(|(moved, fixed)| moved - fixed == shift), "{id}");
+            bases.insert(boot[0]);
+            if bases.len() > 1 {
+                break;
+            }
         }
-        let mut bases: Vec<_> = boots.iter().map(|boot| boot[0]).collect();
-        bases.sort_unstable();
-        bases.dedup();
         assert!(bases.len() > 1, "{id} always boots at {bases:x?}");
     }
 }
@@ -136,7 +139,7 @@ fn a_huge_initrd_arrives_unharmed() {
 
 #[test]
 fn ten_reboots_give_ten_fresh_machines() {
-    let script = "echo _text=$(grep ' _text$' /proc/kallsyms | cut -d' ' -f1); \
+    let script = "echo _text=$(grep -m1 ' _text$' /proc/kallsyms | cut -d' ' -f1); \
         echo up=$(cut -d. -f1 /proc/uptime); echo round=done; reboot -f";
     let mut guest = Guest::new(DEFAULT).start(Some(script));
     let mut log = String::new();
@@ -232,7 +235,7 @@ fn a_vcpu_whose_apic_id_passes_254_runs_programs() {
 #[test]
 fn console_output_larger_than_every_buffer_arrives_whole() {
     // One line, so that the guest's terminal hands the UART whole bursts and not a few bytes each.
-    let script = "seq -s ' ' 100000 137000 > /tmp/numbers; cat /tmp/numbers";
+    let script = "seq -s ' ' 100000 120000 > /tmp/numbers; cat /tmp/numbers";
     let log = Guest::new(DEFAULT).run_within(LONG, script).expect(0).text();
     let mut expected = 100_000;
     for word in log.split_whitespace() {
@@ -240,16 +243,16 @@ fn console_output_larger_than_every_buffer_arrives_whole() {
             expected += 1;
         }
     }
-    assert_eq!(expected, 137_001);
+    assert_eq!(expected, 120_001);
 }
 
 #[test]
-fn a_megabyte_of_console_input_arrives_whole() {
+fn console_input_larger_than_every_buffer_arrives_whole() {
     let script =
-        "stty raw -echo crtscts; echo listening=yes; head -c 1000000 | md5sum | sed 's/^/sum=/'";
+        "stty raw -echo crtscts; echo listening=yes; head -c 131072 | md5sum | sed 's/^/sum=/'";
     let mut guest = Guest::new(DEFAULT).start(Some(script));
     guest.wait_for("listening=yes", BOOT);
-    let bytes: Vec<u8> = (0..1_000_000u32).map(|i| (i * 31 + (i >> 10)) as u8).collect();
+    let bytes: Vec<u8> = (0..131_072u32).map(|i| (i * 31 + (i >> 10)) as u8).collect();
     guest.send(&bytes);
     let log = guest.finish(LONG).expect(0).text();
     let file = tempfile::NamedTempFile::new().unwrap();

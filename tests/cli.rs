@@ -256,6 +256,20 @@ fn the_doctor_judges_the_host_the_same_in_both_forms() {
 }
 
 #[test]
+fn the_guide_has_the_sizes_of_the_lists_of_system_calls() {
+    let sizes = Sandbox::new().carve(&["doctor", "--seccomp", "--format", "json"]);
+    let sizes: Vec<serde_json::Value> = serde_json::from_str(&sizes.out).unwrap();
+    let guide = include_str!("../docs/user/security.md");
+    for (role, row) in [("main", "| main (vmm) | "), ("api", "| api | "), ("vcpu", "| vCPU | ")] {
+        let size = sizes.iter().find(|size| size["role"] == role).unwrap();
+        let told = guide.lines().find_map(|line| line.strip_prefix(row)).unwrap();
+        let told = told.replace(" calls", "").replace(" rules", "");
+        let counted = format!("{}, {} |", size["calls"], size["rules"]);
+        assert!(told.starts_with(&counted), "{role}: {counted} in {told}");
+    }
+}
+
+#[test]
 fn shells_complete_verbs_flags_and_names_of_guests() {
     let sandbox = Sandbox::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

@@ -7,116 +7,16 @@ mod support;
 
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
-use support::host::{Host, Said, until};
+use support::divided::{
+    CGROUPS, Divided, assert_within, clear_groups, group, has_group, rates, remove_groups,
+};
+use support::host::{Said, until};
 use support::payload;
-
-const CGROUPS: &str = "/sys/fs/cgroup/carve.slice";
-
-/// A divided host. Its guests and control groups go with it.
-struct Divided {
-    host: Host,
-}
-
-impl Divided {
-    /// A host without a file, in whose folder are kernels called `halt`, `spin` and `touch`.
-    fn new() -> Self {
-        let host = Host::new();
-        let root = host.root.path();
-        payload::write_elf(payload::halt(), &root.join("halt"));
-        payload::write_elf(payload::spin(), &root.join("spin"));
-        payload::write_elf(payload::touch(), &root.join("touch"));
-        Self { host }
-    }
-
-    fn write(&self, file: &str) {
-        fs::write(self.host.root.path().join("carve.toml"), file).unwrap();
-    }
-
-    fn carve(&self, arguments: &str) -> Said {
-        self.host.carve(arguments)
-    }
-
-    #[track_caller]
-    fn apply(&self) -> String {
-        self.carve("apply carve.toml").ok()
-    }
-
-    /// Everything is read back as it is booked.
-    #[track_caller]
-    fn verify(&self) {
-        let said = self.carve("verify");
-        assert!(said.code == 0 && said.out.starts_with("All "), "{said:?}");
-    }
-
-    fn pid(&self, name: &str) -> i64 {
-        self.host.inspect(name)["pid"].as_i64().unwrap()
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        self.host.root.path().join(path)
-    }
-}
-
-impl Drop for Divided {
-    fn drop(&mut self) {
-        for guest in self.host.guests() {
-            self.carve(&format!("rm -f {}", guest["id"].as_str().unwrap()));
-        }
-        for _ in 0..3 {
-            remove_groups(Path::new(CGROUPS));
-        }
-    }
-}
-
-fn remove_groups(path: &Path) {
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            remove_groups(&entry.path());
-        }
-    }
-    let _ = fs::remove_dir(path);
-}
-
-/// A file of a control group of Carve's.
-#[track_caller]
-fn group(path: &str) -> String {
-    let path = Path::new(CGROUPS).join(path);
-    let text =
-        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    text.trim_end().to_owned()
-}
-
-fn has_group(path: &str) -> bool {
-    Path::new(CGROUPS).join(path).exists()
-}
-
-/// Microseconds that a group has run.
-fn usage(path: &str) -> u64 {
-    let stat = group(&format!("{path}/cpu.stat"));
-    let line = stat.lines().find_map(|line| line.strip_prefix("usage_usec ")).unwrap();
-    line.parse().unwrap()
-}
-
-/// How many CPUs each group had over `time`.
-fn rates<const N: usize>(paths: [&str; N], time: Duration) -> [f64; N] {
-    let look = || (Instant::now(), paths.map(usage));
-    let (start, before) = look();
-    thread::sleep(time);
-    let (end, after) = look();
-    let took = (end - start).as_secs_f64() * 1e6;
-    std::array::from_fn(|at| f64::from(u32::try_from(after[at] - before[at]).unwrap()) / took)
-}
-
-#[track_caller]
-fn assert_within(value: f64, range: RangeInclusive<f64>, what: &str) {
-    assert!(range.contains(&value), "{what}: {value}, not in {range:?}");
-}
 
 /// CPUs that each thread of a process may run on, by its name.
 fn affinities(pid: i64) -> Vec<(String, String)> {
@@ -614,27 +514,52 @@ impl Someone {
     }
 }
 
-#[test]
-fn a_tenants_user_books_in_its_tenant_and_nobody_else_does() {
-    let carve = support::carve().get_program().to_string_lossy().into_owned();
-    let root = |line: &str| {
+/// The host file of the system, where root's guests and those of tenants' users are. All of them go with it.
+struct System {
+    folder: &'static Path,
+}
+
+impl System {
+    fn new() -> Self {
+        let folder = Path::new("/srv/carve-test");
+        fs::create_dir_all(folder).unwrap();
+        payload::write_elf(payload::halt(), &folder.join("halt"));
+        Self { folder }
+    }
+
+    fn carve(line: &str) -> Said {
         let mut command = support::carve();
         command.env_remove("CARVE_ROOT").args(line.split_whitespace());
         Someone::said(command)
-    };
+    }
+
+    fn apply(&self, text: &str) -> Said {
+        let file = self.folder.join("carve.toml");
+        fs::write(&file, text).unwrap();
+        Self::carve(&format!("apply -t 0 --prune {}", file.display()))
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        clear_groups();
+        self.apply("version = 1\n");
+        clear_groups();
+        let _ = fs::remove_dir_all(self.folder);
+    }
+}
+
+#[test]
+fn a_tenants_user_books_in_its_tenant_and_nobody_else_does() {
+    let carve = support::carve().get_program().to_string_lossy().into_owned();
     let (ada, bob) = (Someone::new("ada", 4001), Someone::new("bob", 4002));
     std::process::Command::new("chmod").args(["666", "/dev/kvm"]).status().unwrap();
-    let folder = Path::new("/srv/carve-test");
-    fs::create_dir_all(folder).unwrap();
-    payload::write_elf(payload::halt(), &folder.join("halt"));
-    let file = folder.join("carve.toml");
+    let system = System::new();
+    let (folder, root) = (system.folder, System::carve);
     let text = "[host]\nreserve = { cpus = \"0\", memory = \"1GiB\" }\n\
          [tenant.acme]\nuser = \"ada\"\ncpus = 3\nmemory = \"512MiB\"\n[tenant.zeta]\ncpus = 1\nmemory = \"256MiB\"\n\
          [defaults]\nkernel = \"halt\"\nmemory = \"64MiB\"\n[vm.db]\ntenant = \"acme\"\n";
-    let apply = |text: &str| {
-        fs::write(&file, text).unwrap();
-        root(&format!("apply -t 0 --prune {}", file.display()))
-    };
+    let apply = |text: &str| system.apply(text);
     let nobody = apply(&text.replace("\"ada\"", "\"nobody-here\""));
     nobody.refused(&["[unknown-name]", "`nobody-here`", "carve.toml:4:"]);
     apply(text).ok();
@@ -705,9 +630,6 @@ fn a_tenants_user_books_in_its_tenant_and_nobody_else_does() {
     assert!(!Path::new("/run/carve-tenants/acme").exists());
     closed(&ada, &format!("mkdir {slice}/carve-z.scope"));
     apply("version = 1\n").ok();
-    for _ in 0..3 {
-        remove_groups(Path::new(CGROUPS));
-    }
 }
 
 #[test]

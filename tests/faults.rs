@@ -6,12 +6,13 @@ mod support;
 
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use support::host::{Host, spinning, until};
-use support::{Running, carve, kvm_tests, payload, run};
+use support::host::{Host, spinning, thread, until};
+use support::ptrace::fail_run;
+use support::{Running, am_root, carve, kvm_tests, payload, run};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -29,11 +30,43 @@ fn limited(command: &mut Command, resource: libc::__rlimit_resource_t, limit: u6
     unsafe { command.pre_exec(set) }
 }
 
+/// A block device of the host whose data are in a file, until this is dropped.
+struct Loop(String);
+
+impl Loop {
+    /// Nothing where there are none.
+    fn of(file: &Path) -> Option<Self> {
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(file).output();
+        let made = made.ok().filter(|made| made.status.success());
+        let Some(made) = made else {
+            eprintln!("skipped: a loop device cannot be had");
+            return None;
+        };
+        Some(Self(String::from_utf8(made.stdout).unwrap().trim().to_owned()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+/// The clerk of the VMM `pid`.
+fn clerk_of(pid: i32) -> i32 {
+    let parent = format!("PPid:\t{pid}\n");
+    let is_clerk = |folder: &PathBuf| {
+        let status = fs::read_to_string(folder.join("status")).unwrap_or_default();
+        status.starts_with("Name:\tcarve-clerk\n") && status.contains(&parent)
+    };
+    let folders = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let clerk = folders.into_iter().find(is_clerk);
+    clerk.unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap()
+}
+
 kvm_tests! {
     fn a_guest_outlives_its_tap() {
-        // SAFETY: always succeeds.
-        if unsafe { libc::geteuid() } != 0 {
-            eprintln!("skipped: only root can make a tap");
+        if !am_root() {
             return;
         }
         let host = Host::new();
@@ -106,5 +139,73 @@ kvm_tests! {
         // The guest ends as it meets the first error.
         let done = running.finish(LIMIT);
         assert!(done.code() == 3 && done.text().contains("a request failed"), "{done:?}");
+    }
+
+    fn a_disk_that_cannot_be_read_any_more_gives_errors_to_its_guest_alone() {
+        let Some(guest) = payload::bare_metal() else { return };
+        let host = Host::new();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(64 << 20).unwrap();
+        let Some(disk) = Loop::of(file.path()) else { return };
+        let _other = spinning(&host, "other", "");
+        let mut command = host.command("run -d --name db --memory 256MiB --debug-exit --transport mmio");
+        command.args(["--cmdline", "bench=block run=randread-4k-4 cycles=30000000000"]);
+        let started = command.args(["--disk", &disk.0, "--kernel"]).arg(guest).output().unwrap();
+        assert!(started.status.success(), "{started:?}");
+        until(|| host.carve("logs db").out.contains("begin randread"));
+        // From here on reading the device fails with EIO.
+        file.as_file().set_len(0).unwrap();
+        // The guest ends as it meets the first error.
+        assert_eq!(host.carve("wait db").ok(), "3");
+        assert!(host.carve("logs db").out.contains("a request failed"));
+        assert_eq!(host.inspect("db")["last_run"]["ended"]["kind"], "debug-exit");
+        assert_eq!(host.state("other"), "running");
+    }
+
+    fn a_vcpu_that_kvm_cannot_run_any_more_ends_its_guest_alone() {
+        if !am_root() {
+            return;
+        }
+        let host = Host::new();
+        let _kernels = [spinning(&host, "web", ""), spinning(&host, "other", "")];
+        fail_run(thread(host.pid("web"), "vcpu0").unwrap(), libc::EIO);
+        until(|| host.state("web") == "exited");
+        until(|| host.inspect("web")["last_run"]["ended"].is_object());
+        let ended = host.inspect("web")["last_run"]["ended"].clone();
+        assert_eq!((ended["kind"].as_str(), ended["exit_code"].as_u64()), (Some("error"), Some(125)), "{ended}");
+        let message = ended["message"].as_str().unwrap();
+        assert!(message.contains("KVM_RUN") && message.contains("os error 5"), "{message}");
+        assert_eq!(host.state("other"), "running");
+    }
+
+    fn a_guest_whose_clerk_was_killed_is_paused_and_ends_as_others_do() {
+        let host = Host::new();
+        let _kernel = spinning(&host, "web", "");
+        let clerk = clerk_of(host.pid("web"));
+        // SAFETY: takes nothing that has to be valid.
+        assert_eq!(unsafe { libc::kill(clerk, libc::SIGKILL) }, 0);
+        host.carve("pause web").ok();
+        assert_eq!(host.state("web"), "paused");
+        host.carve("unpause web").ok();
+        assert_eq!(host.state("web"), "running");
+        host.carve("stop -t 0 web").ok();
+        let ended = host.inspect("web")["last_run"]["ended"].clone();
+        assert_eq!(ended["kind"], "ended", "{ended}");
+        host.carve("start web").ok();
+        assert_eq!(host.state("web"), "running");
+    }
+
+    fn a_run_whose_clerk_was_killed_has_the_exit_code_of_its_guest() {
+        let host = Host::new();
+        let kernel = payload::elf(payload::spin());
+        let mut command = host.command("run --name web --memory 16MiB --kernel");
+        let running = Running::start(command.arg(&*kernel));
+        until(|| host.state("web") == "running");
+        // SAFETY: takes nothing that has to be valid.
+        assert_eq!(unsafe { libc::kill(clerk_of(running.pid()), libc::SIGKILL) }, 0);
+        host.carve("stop -t 0 web").ok();
+        let done = running.finish(LIMIT);
+        let ended = host.inspect("web")["last_run"]["ended"].clone();
+        assert_eq!((ended["kind"].as_str(), ended["exit_code"].as_i64()), (Some("ended"), Some(done.code().into())), "{ended}");
     }
 }

@@ -1,6 +1,6 @@
 //! What a guest's VMM can still do once its guest runs, seen from outside: by the kernel's word about each of its
 //! threads, and by having threads try what they may not.
-#![allow(clippy::unwrap_used, unsafe_code, missing_docs)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
 
@@ -8,8 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use support::host::{Host, run_of, until};
-use support::{have_kvm, payload};
+use support::host::{Host, run_of, thread, threads, until};
+use support::ptrace::inject_call;
+use support::{am_root, have_kvm, payload, program};
 
 macro_rules! kvm_tests {
     ($(fn $name:ident() $body:block)+) => {
@@ -24,16 +25,6 @@ struct Jailed {
     _files: (tempfile::TempPath, tempfile::NamedTempFile),
 }
 
-/// Looking into a VMM's process is root's.
-fn am_root() -> bool {
-    // SAFETY: always succeeds.
-    let root = unsafe { libc::geteuid() } == 0;
-    if !root {
-        eprintln!("skipped: only root can look into a guest's VMM");
-    }
-    root
-}
-
 impl Jailed {
     /// One whose guest drives every device there is; none where nobody built that guest.
     fn driving() -> Option<Self> {
@@ -44,13 +35,14 @@ impl Jailed {
         let disk = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
         disk.as_file().set_len(1 << 20).unwrap();
         let flags = format!(
-            "--cmdline drive=1 --memory 64MiB --disk path={} --console file=console --vsock cid=3,socket=vsock --balloon --net tap=carvejail",
-            disk.path().display()
+            "--cmdline drive=1 --memory 64MiB --disk path={} --console file=console --vsock cid=3,socket=vsock --balloon --net tap=carvejail {}",
+            disk.path().display(),
+            if program("passt") { "--net user" } else { "" }
         );
         let run = run_of(&kernel, "web", "").replace("--memory 16MiB", &flags);
         host.carve(&run).ok();
         until(|| host.carve("logs web").out.contains("driving"));
-        let pid = i32::try_from(host.inspect("web")["pid"].as_i64().unwrap()).unwrap();
+        let pid = host.pid("web");
         Some(Self { host, pid, _files: (kernel, disk) })
     }
 
@@ -61,9 +53,8 @@ impl Jailed {
         disk.as_file().set_len(1 << 20).unwrap();
         let flags = format!("--disk path={} {flags}", disk.path().display());
         host.carve(&run_of(&kernel, "web", &flags)).ok();
-        let seen = host.inspect("web");
-        let pid = seen["pid"].as_i64().unwrap_or_else(|| panic!("{seen}"));
-        let jailed = Self { host, pid: i32::try_from(pid).unwrap(), _files: (kernel, disk) };
+        let pid = host.pid("web");
+        let jailed = Self { host, pid, _files: (kernel, disk) };
         let begun = Instant::now();
         for name in ["vcpu0", "block-q0", "api", "console", "nursery", "carve-vmm"] {
             while jailed.thread(name).is_none() {
@@ -81,19 +72,14 @@ impl Jailed {
         Path::new("/proc").join(self.pid.to_string())
     }
 
-    /// The folder of each thread in /proc, with its name; not those of the kernel's own.
+    /// Those of its VMM; not those of the kernel's own.
     fn threads(&self) -> Vec<(String, PathBuf)> {
-        let tasks = fs::read_dir(self.proc().join("task")).into_iter().flatten().flatten();
-        let named = tasks.filter_map(|task| {
-            let name = fs::read_to_string(task.path().join("comm")).ok()?;
-            Some((name.trim().to_owned(), task.path()))
-        });
-        named.filter(|(name, _)| !name.starts_with("kvm-") && !name.starts_with("iou-")).collect()
+        let kernels = |name: &str| name.starts_with("kvm-") || name.starts_with("iou-");
+        threads(self.pid).into_iter().filter(|(name, _)| !kernels(name)).collect()
     }
 
     fn thread(&self, name: &str) -> Option<i32> {
-        let found = self.threads().into_iter().find(|(found, _)| found == name)?;
-        found.1.file_name()?.to_str()?.parse().ok()
+        thread(self.pid, name)
     }
 }
 
@@ -102,35 +88,6 @@ fn status(folder: &Path, key: &str) -> Option<String> {
     let text = fs::read_to_string(folder.join("status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(":\t"));
     line.map(str::to_owned)
-}
-
-/// Has the thread `tid` make the system call `number`, as somebody would who has taken it over. It must be waiting in
-/// a system call, or in KVM_RUN.
-fn inject(tid: i32, number: i64) {
-    let null = std::ptr::null_mut::<libc::c_void>;
-    let ptrace = |request: libc::c_uint, data: *mut libc::c_void| {
-        // SAFETY: pointers are null, or to registers that the caller has.
-        let done = unsafe { libc::ptrace(request, tid, null(), data) };
-        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-    };
-    let wait = || {
-        let mut status = 0;
-        // SAFETY: `status` is ours.
-        assert_eq!(unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL) }, tid);
-        status
-    };
-    ptrace(libc::PTRACE_ATTACH, null());
-    assert!(libc::WIFSTOPPED(wait()));
-    // SAFETY: all zeros are registers.
-    let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-    ptrace(libc::PTRACE_GETREGS, (&raw mut registers).cast());
-    // Back to the instruction that led into the kernel (syscall, two bytes), without restarting the call it was for.
-    registers.rip -= 2;
-    registers.orig_rax = u64::MAX;
-    registers.rax = number.cast_unsigned();
-    (registers.rdi, registers.rsi, registers.rdx) = (0, 0, 0);
-    ptrace(libc::PTRACE_SETREGS, (&raw mut registers).cast());
-    ptrace(libc::PTRACE_DETACH, null());
 }
 
 kvm_tests! {
@@ -187,13 +144,17 @@ kvm_tests! {
             ("balloon", "balloon"),
             ("rng", "rng"),
             ("vsock", "vsock"),
+            ("passt", "passt"),
         ];
         for (number, (thread, role)) in threads.into_iter().enumerate() {
+            if thread == "passt" && !program("passt") {
+                continue;
+            }
             let Some(jailed) = Jailed::driving() else { return };
             let names = || jailed.threads().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
             let tid = jailed.thread(thread).unwrap_or_else(|| panic!("no {thread}: {:?}", names()));
             let (call, name) = [(libc::SYS_execve, "execve"), (libc::SYS_ptrace, "ptrace")][number % 2];
-            inject(tid, call);
+            inject_call(tid, call);
             until(|| jailed.host.state("web") == "exited");
             // Its monitor writes it down once it is gone.
             until(|| jailed.host.inspect("web")["last_run"]["ended"].is_object());
@@ -209,7 +170,7 @@ kvm_tests! {
             return;
         }
         let jailed = Jailed::start("--seccomp log");
-        inject(jailed.thread("api").unwrap(), libc::SYS_getppid);
+        inject_call(jailed.thread("api").unwrap(), libc::SYS_getppid);
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!(jailed.host.state("web"), "running");
         jailed.host.carve("kill web").ok();

@@ -74,6 +74,13 @@ impl Host {
         report[0].clone()
     }
 
+    /// The process of the guest's VMM.
+    pub fn pid(&self, name: &str) -> i32 {
+        let seen = self.inspect(name);
+        let pid = seen["pid"].as_i64().unwrap_or_else(|| panic!("{seen}"));
+        i32::try_from(pid).unwrap()
+    }
+
     /// Kills the guest's VMM, its monitor, or both, without a warning.
     pub fn kill_9(&self, name: &str, which: &[&str]) {
         let report = self.inspect(name);
@@ -104,6 +111,22 @@ impl Drop for Host {
             self.carve(&format!("rm -f {}", guest["id"].as_str().unwrap()));
         }
     }
+}
+
+/// The folder in /proc of each thread of a process, with its name.
+pub fn threads(pid: i32) -> Vec<(String, PathBuf)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let named = tasks.filter_map(|task| {
+        let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+        Some((name.trim().to_owned(), task.path()))
+    });
+    named.collect()
+}
+
+/// The thread called `name` of a process.
+pub fn thread(pid: i32, name: &str) -> Option<i32> {
+    let found = threads(pid).into_iter().find(|(found, _)| found == name)?;
+    found.1.file_name()?.to_str()?.parse().ok()
 }
 
 pub fn zombie(pid: i64) -> bool {

@@ -3,11 +3,13 @@
 
 pub mod conformance;
 pub mod disks;
+pub mod divided;
 pub mod guests;
 pub mod host;
 pub mod inside;
 pub mod networks;
 pub mod payload;
+pub mod ptrace;
 pub mod pty;
 
 use std::io::{Read, Write};
@@ -283,6 +285,27 @@ pub fn tool(command: &str) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}\n{text}{errors}", output.status);
     text
+}
+
+/// Whether there is the program `name`; CARVE_REQUIRE_TOOLS makes its absence a failure.
+pub fn program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join(name).exists());
+    assert!(found || std::env::var_os("CARVE_REQUIRE_TOOLS").is_none(), "there is no {name}");
+    if !found {
+        eprintln!("skipped: there is no program {name}");
+    }
+    found
+}
+
+/// Whether this process is root's.
+pub fn am_root() -> bool {
+    // SAFETY: always succeeds.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        eprintln!("skipped: only root can do this");
+    }
+    root
 }
 
 /// `len` bytes that no two places share.

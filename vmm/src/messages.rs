@@ -57,24 +57,37 @@ pub fn send<T: Serialize>(
 pub fn receive<T: DeserializeOwned>(
     socket: BorrowedFd<'_>,
 ) -> io::Result<Option<(T, Option<OwnedFd>)>> {
-    let mut text = vec![0; LONGEST];
+    let peek = RecvFlags::PEEK | RecvFlags::TRUNC;
+    let length = take(socket, &mut [], &mut RecvAncillaryBuffer::default(), peek)?;
+    if length > LONGEST {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut text = vec![0; length];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = loop {
-        let buffers = &mut [IoSliceMut::new(&mut text)];
-        match recvmsg(socket, buffers, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
-            Err(rustix::io::Errno::INTR) => {}
-            other => break other?,
-        }
-    };
+    let received = take(socket, &mut text, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
     let fd = ancillary.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
     });
-    if received.bytes == 0 {
+    if received == 0 {
         return Ok(None);
     }
-    Ok(Some((serde_json::from_slice(&text[..received.bytes])?, fd)))
+    Ok(Some((serde_json::from_slice(&text)?, fd)))
+}
+
+fn take(
+    socket: BorrowedFd<'_>,
+    text: &mut [u8],
+    ancillary: &mut RecvAncillaryBuffer<'_>,
+    flags: RecvFlags,
+) -> io::Result<usize> {
+    loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(text)], ancillary, flags) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return Ok(other?.bytes),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -107,7 +120,7 @@ mod messages_test {
     fn messages_have_a_longest() {
         let (here, there) = pair().unwrap();
         assert!(send(here.as_fd(), &"x".repeat(LONGEST), None).is_err());
-        // Of a longer one that comes all the same only a part is read, which says nothing.
+        // Nor is a longer one read that comes all the same.
         let longer = format!("\"{}\"", "x".repeat(LONGEST));
         if rustix::io::write(&here, longer.as_bytes()).is_ok() {
             assert!(receive::<String>(there.as_fd()).is_err());

@@ -113,10 +113,10 @@ pub fn build_payload(workspace: &Workspace) -> Result<PathBuf, Error> {
     Ok(workspace.cache("payload").join(GNU).join("release/payload"))
 }
 
-/// Builds all tests of the workspace.
-pub fn build_tests(workspace: &Workspace) -> Result<Vec<TestBinary>, Error> {
+/// Builds tests: those that `chosen`, flags of `cargo test`, names.
+pub fn build_tests(workspace: &Workspace, chosen: &[&str]) -> Result<Vec<TestBinary>, Error> {
     let mut command = command(workspace);
-    command.args(["test", "--workspace", "--no-run"]);
+    command.args(["test", "--no-run"]).args(chosen);
     let binaries = artifacts(&mut command)?.into_iter().filter(|artifact| artifact.profile.test);
     let binaries = binaries.filter_map(|artifact| {
         let directory = artifact.manifest_path.parent()?.to_owned();

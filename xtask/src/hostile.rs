@@ -32,8 +32,8 @@ const OPERATIONS: u64 = 20_000;
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let carve = cargo::build_carve(workspace, Profile::Release, None)?;
     let payload = cargo::build_payload(workspace)?;
-    let tests = cargo::build_tests(workspace)?;
-    let test = tests.iter().find(|test| test.integration && test.name == "hostile");
+    let tests = cargo::build_tests(workspace, &["--package", "carve", "--test", "hostile"])?;
+    let test = tests.iter().find(|test| test.name == "hostile");
     let test = test.ok_or("there is no target tests/hostile.rs")?;
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_secs());
     let first = arguments.seed.unwrap_or_else(clock);

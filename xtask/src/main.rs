@@ -11,6 +11,7 @@ mod cpio;
 mod decompress;
 mod demo;
 mod files;
+mod fuzz;
 mod guest;
 mod host;
 mod hostile;
@@ -49,6 +50,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Have a malicious guest attack its monitor, for a time
     Hostile(hostile::Arguments),
+    /// Fuzz parsers and devices, for a time
+    Fuzz(fuzz::Arguments),
     /// Print what the released binary is made of, as a CycloneDX bill of materials
     Sbom,
     /// First process of the emulated host
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Task::Hostile(arguments) => {
             hostile::run(&workspace, &arguments).map(|()| ExitCode::SUCCESS)
         }
+        Task::Fuzz(arguments) => fuzz::run(&workspace, &arguments).map(|()| ExitCode::SUCCESS),
         Task::Sbom => sbom::run(&workspace).map(|()| ExitCode::SUCCESS),
         Task::HostAgent => host::agent::run(),
     };

@@ -162,7 +162,8 @@ impl Document {
 
     fn unknown_keys(&self, table: &DeTable<'_>) -> Vec<Problem> {
         let mut problems = Vec::new();
-        unknown_keys(table, "", &mut Lookup::new(self.catalogue), &mut |key, span| {
+        let mut lookup = Lookup::new(self.catalogue);
+        unknown_keys(table, &mut String::new(), &mut lookup, &mut |key, span| {
             let remedy = match self.catalogue.nearest(key) {
                 Some(known) => format!("did you mean `{known}`?"),
                 None => format!("known here: {}", self.catalogue.beside(key)),
@@ -189,24 +190,28 @@ fn collect(table: &DeTable<'_>, prefix: &str, places: &mut BTreeMap<String, Rang
     }
 }
 
-/// Calls `report` with the path and the place of each key that `lookup` does not know.
+/// Calls `report` with the path and the place of each key that `lookup` does not know. `path` is what stands before the
+/// keys of `table`, and the same afterwards.
 fn unknown_keys(
     table: &DeTable<'_>,
-    prefix: &str,
+    path: &mut String,
     lookup: &mut Lookup,
     report: &mut impl FnMut(&str, Range<usize>),
 ) {
+    let outer = path.len();
     for (key, value) in table {
-        let path = format!("{prefix}{}", key.get_ref());
-        let (is_key, is_table) = lookup.of(&path);
+        path.push_str(key.get_ref());
+        let (is_key, is_table) = lookup.of(path);
         match value.get_ref() {
             // A name with a dot in it would be taken for two.
-            _ if key.get_ref().contains('.') => report(&path, key.span()),
+            _ if key.get_ref().contains('.') => report(path, key.span()),
             DeValue::Table(inner) if is_table => {
-                unknown_keys(inner, &format!("{path}."), lookup, report);
+                path.push('.');
+                unknown_keys(inner, path, lookup, report);
             }
             _ if is_key || is_table => {}
-            _ => report(&path, key.span()),
+            _ => report(path, key.span()),
         }
+        path.truncate(outer);
     }
 }

@@ -20,7 +20,7 @@ use rustix::process::{
 };
 
 /// Most bytes of last words that are believed.
-const LAST_WORDS: u64 = 400;
+const LAST_WORDS: usize = 4096;
 
 /// What a living process says about itself, in one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +106,19 @@ impl Alive {
         self.file.try_clone().map(OwnedFd::from)
     }
 
+    /// Leaves last words, where nobody else is left to write down what they say. False: they are too long.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written to.
+    pub fn leave(&self, words: &str) -> io::Result<bool> {
+        let fits = words.len() < LAST_WORDS;
+        if fits {
+            self.file.write_all_at(words.as_bytes(), 1)?;
+        }
+        Ok(fits)
+    }
+
     /// Says what the process does.
     ///
     /// # Errors
@@ -125,10 +138,10 @@ impl Drop for Alive {
     }
 }
 
-/// What a process that is gone wrote after its letter, if it had to die for something.
+/// What a process that is gone wrote after its letter, if it had to die for something, or nobody else could.
 pub fn last_words(path: &Path) -> Option<String> {
     let mut text = String::new();
-    let mut file = File::open(path).ok()?.take(LAST_WORDS);
+    let mut file = File::open(path).ok()?.take(LAST_WORDS as u64);
     file.read_to_string(&mut text).ok()?;
     let words: String = text.chars().skip(1).filter(|c| !c.is_control()).collect();
     (!words.is_empty()).then_some(words)
@@ -218,6 +231,19 @@ mod live_test {
         assert_eq!(look(&path).unwrap(), None);
         drop(Alive::take(&path).unwrap().unwrap());
         assert_eq!(look(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn last_words_are_heard_once_the_process_is_gone_and_no_longer_than_until_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vmm");
+        let alive = Alive::take(&path).unwrap().unwrap();
+        assert!(alive.leave("it was\nlike this").unwrap());
+        assert!(!alive.leave(&"x".repeat(LAST_WORDS)).unwrap());
+        drop(alive);
+        assert_eq!(last_words(&path).as_deref(), Some("it waslike this"));
+        drop(Alive::take(&path).unwrap().unwrap());
+        assert_eq!(last_words(&path), None);
     }
 
     #[test]

@@ -85,10 +85,11 @@ impl Record {
     }
 
     /// The end of a run whose VMM left no record: `signal` is what killed it, where that is known,
-    /// `requested` whether somebody asked for that, `words` what it said in dying of a forbidden system call.
+    /// `requested` whether somebody asked for that, `words` what it left: its own account of the end
+    /// ([`Ended::as_last_words`]), or what it said in dying of a forbidden system call.
     pub fn lost(&self, signal: Option<i32>, requested: bool, words: Option<&str>) -> Ended {
         if let Some(words) = words {
-            return self.forbidden(words);
+            return serde_json::from_str(words).unwrap_or_else(|_| self.forbidden(words));
         }
         let signal_text = signal.map_or_else(|| "a signal".to_owned(), signal_name);
         let (kind, message) = if requested {
@@ -166,6 +167,13 @@ impl Ended {
         }
     }
 
+    /// The same for the file of the VMM's sign of life, from where whoever looks next writes it down: for a VMM whose
+    /// clerk is gone. What the console said last is left out, as there is no room for it.
+    pub fn as_last_words(&self) -> String {
+        let short = Self { last_output: None, ..self.clone() };
+        serde_json::to_string(&short).unwrap_or_default()
+    }
+
     /// An error of Carve's ended the run, or kept it from starting.
     pub fn failed(message: String) -> Self {
         Self {
@@ -211,6 +219,10 @@ mod record_test {
         let forbidden = record.lost(Some(libc::SIGSYS), false, Some("the thread x did y"));
         assert_eq!((forbidden.kind.as_str(), forbidden.exit_code), ("forbidden-call", 159));
         assert!(forbidden.message.starts_with("the thread x did y"));
+        let told = Ended { last_output: Some("x".repeat(5000)), ..Ended::failed("no disk".into()) };
+        let words = told.as_last_words();
+        let read = record.lost(Some(libc::SIGKILL), false, Some(&words));
+        assert_eq!(read, Ended { last_output: None, ..told });
         // What can only be guessed where the kernel's log is for others.
         let starved = Record { oom_kills: 0, pid: None, ..record };
         if oom_kills() > 0 {

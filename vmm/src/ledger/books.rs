@@ -8,7 +8,7 @@ use resources::config::Name;
 use resources::config::host::HostConfig;
 use resources::enforce::{Hierarchy, HierarchyError};
 use resources::inventory::{Host, HostError};
-use resources::plan::{Options, Origin, Owner, Present, plan};
+use resources::plan::{Cgroup, Options, Origin, Owner, Present, plan};
 use serde::{Deserialize, Serialize};
 
 use super::tenant::Tenancy;
@@ -105,6 +105,12 @@ fn read(path: &Path) -> Result<Option<Books>, Error> {
         }
         books => Ok(books),
     }
+}
+
+/// Whether a process of a guest that has ended is not quite gone, and what it had with it. Else its group is no more.
+fn is_in_use(group: &Cgroup) -> bool {
+    let removed = Hierarchy::new().remove(&group.path);
+    removed.is_err_and(|error| error.source.kind() == io::ErrorKind::ResourceBusy)
 }
 
 impl<'s> Ledger<'s> {
@@ -246,12 +252,7 @@ impl<'s> Ledger<'s> {
             if let Some(entry) = entry.filter(|entry| entry.guest.name != *name) {
                 names.insert(name.clone(), entry.guest.name);
             }
-            let stays = booking.origin == Origin::File || held;
-            if !stays && let Some(group) = &booking.cgroup {
-                // Its process may not be quite gone; then it is swept later.
-                let _ = Hierarchy::new().remove(&group.path);
-            }
-            stays
+            booking.origin == Origin::File || held || booking.cgroup.as_ref().is_some_and(is_in_use)
         });
         for (old, new) in names {
             // Renamed by a command. A VM of the file keeps the file's name here.

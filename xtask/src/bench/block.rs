@@ -33,6 +33,8 @@ pub struct Arguments {
     #[command(flatten)]
     common: devices::Common,
     #[command(flatten)]
+    speed: devices::Speed,
+    #[command(flatten)]
     stock: stock::Options,
     /// Where the disk's file is made
     #[arg(long, default_value = "/dev/shm", value_name = "DIRECTORY")]
@@ -49,7 +51,7 @@ pub struct Arguments {
 }
 
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
-    if arguments.stock.stock {
+    if arguments.speed.stock {
         return run_stock(workspace, arguments);
     }
     let disk = disk(&arguments.directory, arguments.size)?;
@@ -60,7 +62,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         qemu: arguments.qemu(&disk, "virtio-blk-device"),
     };
     println!("{}", arguments.description());
-    devices::measure(workspace, &arguments.common, &device)
+    devices::measure(workspace, &arguments.common, &arguments.speed, &device)
 }
 
 /// The same with fio.

@@ -6,14 +6,15 @@ use std::process::Command;
 
 use super::sample::{self, UntilText};
 use super::stats::{median, ms};
-use super::{Contender, Result, Subject};
+use super::{Contender, Result, Subject, thp};
 use crate::guest::Guest;
 use crate::host::qemu::Qemu;
 use crate::workspace::Workspace;
 
 /// What the guest's init prints first.
-const READY: &str = "carve-guest: ready";
-const THP: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+pub const READY: &str = "carve-guest: ready";
+/// Of every guest.
+const MEMORY_MIB: u32 = 512;
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1";
 
 /// Arguments of `bench boot`.
@@ -41,22 +42,17 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         "exec to the first line of user space: {}, 1 vCPU, 512 MiB, {} rounds in turn, medians",
         guest.version, arguments.rounds
     );
-    let before = std::fs::read_to_string(THP)?;
-    for mode in ["always", "never"] {
-        std::fs::write(THP, mode)?;
-        println!("\ntransparent huge pages: {mode}");
-        measure(arguments.rounds, &carve, &qemu, &guest, initrd)?;
-    }
-    // The file shows the chosen mode in brackets.
-    let chosen = before.split(['[', ']']).nth(1).unwrap_or("madvise");
-    Ok(std::fs::write(THP, chosen)?)
+    thp::in_both_modes(|| measure(arguments.rounds, &carve, &qemu, &guest, initrd))
 }
 
 fn measure(rounds: usize, carve: &Path, qemu: &Qemu, guest: &Guest, initrd: &Path) -> Result<()> {
     let contenders: [Contender<'_>; 3] = [
-        ("carve", Box::new(|| carve_command(carve, guest, initrd, &[]))),
-        ("--no-extract", Box::new(|| carve_command(carve, guest, initrd, &["--no-extract"]))),
-        ("qemu microvm", Box::new(|| qemu_command(qemu, guest, initrd))),
+        ("carve", Box::new(|| carve_command(carve, guest, initrd, MEMORY_MIB, &[]))),
+        (
+            "--no-extract",
+            Box::new(|| carve_command(carve, guest, initrd, MEMORY_MIB, &["--no-extract"])),
+        ),
+        ("qemu microvm", Box::new(|| qemu_command(qemu, guest, initrd, MEMORY_MIB))),
     ];
     let mut samples: [Vec<UntilText>; 3] = Default::default();
     for round in 0..=rounds {
@@ -89,18 +85,28 @@ fn measure(rounds: usize, carve: &Path, qemu: &Qemu, guest: &Guest, initrd: &Pat
     Ok(())
 }
 
-fn carve_command(carve: &Path, guest: &Guest, initrd: &Path, more: &[&str]) -> Command {
+/// A guest of `memory` MiB under Carve.
+pub fn carve_command(
+    carve: &Path,
+    guest: &Guest,
+    initrd: &Path,
+    memory: u32,
+    more: &[&str],
+) -> Command {
     let mut command = Command::new(carve);
-    command.args(["run", "--log-level", "error", "--memory", "512MiB", "--cmdline", CMDLINE]);
+    command.args(["run", "--log-level", "error", "--cmdline", CMDLINE, "--memory"]);
+    command.arg(format!("{memory}MiB"));
     command.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(initrd).args(more);
     command
 }
 
-fn qemu_command(qemu: &Qemu, guest: &Guest, initrd: &Path) -> Command {
+/// And under its peer.
+pub fn qemu_command(qemu: &Qemu, guest: &Guest, initrd: &Path, memory: u32) -> Command {
     let mut command = Command::new(qemu.path());
     command
         .args(["-M", "microvm,acpi=on,rtc=on,isa-serial=on"])
-        .args(["-accel", "kvm", "-cpu", "host", "-m", "512", "-smp", "1", "-nodefaults"])
+        .args(["-accel", "kvm", "-cpu", "host", "-smp", "1", "-nodefaults"])
+        .args(["-m", &memory.to_string()])
         .args(["-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"])
         .args(["-append", CMDLINE, "-kernel"])
         .arg(&guest.kernel)

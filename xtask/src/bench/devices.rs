@@ -27,8 +27,16 @@ pub struct Common {
     /// Only these workloads
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     only: Vec<String>,
-    /// Run both monitors at a real-time priority: what else a shared machine does hardly counts then
+}
+
+/// Arguments of those that can be measured at real speed.
+#[derive(Debug, clap::Args)]
+pub struct Speed {
+    /// Measure programs in a stock guest on a KVM host, an emulated one if need be
     #[arg(long)]
+    pub stock: bool,
+    /// Run both monitors at a real-time priority: what else a shared machine does hardly counts then
+    #[arg(long, conflicts_with = "stock")]
     real_time: bool,
 }
 
@@ -46,12 +54,17 @@ pub struct Device<'a> {
 }
 
 /// Measures a device with both monitors in turn and prints the table.
-pub fn measure(workspace: &Workspace, arguments: &Common, device: &Device<'_>) -> Result<()> {
+pub fn measure(
+    workspace: &Workspace,
+    arguments: &Common,
+    speed: &Speed,
+    device: &Device<'_>,
+) -> Result<()> {
     let carve = arguments.subject.carve(workspace)?;
     let (rounds, seconds) = (arguments.rounds(5), arguments.seconds(0.4));
     let (qemu, payload) = (Qemu::obtain(workspace)?, cargo::build_payload(workspace)?);
     let tsc = payload::tsc_rate();
-    if arguments.real_time {
+    if speed.real_time {
         // Above the monitors, to see their CPU time when the payload speaks.
         let this = std::process::id().to_string();
         process::run_quietly(Command::new("chrt").args(["-f", "-p", "2", &this]))?;
@@ -63,7 +76,7 @@ pub fn measure(workspace: &Workspace, arguments: &Common, device: &Device<'_>) -
         carve_command(&carve, &payload, &cmdline, &device.carve),
         qemu_command(&qemu, &payload, &cmdline, &device.qemu),
     ];
-    let mut commands = commands.map(|command| arguments.at_priority(command));
+    let mut commands = commands.map(|command| speed.at_priority(command));
     let limit = BOOT_LIMIT + Duration::from_secs_f64(2.0 * seconds) * u32::try_from(names.len())?;
     let mut table = Table::default();
     for round in 0..=rounds {
@@ -102,7 +115,9 @@ impl Common {
             only => only.iter().map(String::as_str).collect(),
         }
     }
+}
 
+impl Speed {
     fn at_priority(&self, command: Command) -> Command {
         if !self.real_time {
             return command;

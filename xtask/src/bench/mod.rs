@@ -4,6 +4,7 @@
 mod account;
 mod block;
 mod boot;
+mod density;
 mod devices;
 mod elf;
 mod lifecycle;
@@ -16,6 +17,7 @@ mod startup;
 mod stats;
 mod stock;
 mod table;
+mod thp;
 mod threads;
 mod vsock;
 
@@ -39,6 +41,8 @@ pub enum Arguments {
     Boot(boot::Arguments),
     /// Private memory beside the guest's RAM, of a running stock guest on a KVM host
     Memory(memory::Arguments),
+    /// What each of many idle stock guests takes of a KVM host, beside QEMU microvm
+    Density(density::Arguments),
     /// A disk's requests at real speed: a driver that polls on this machine's own KVM, beside QEMU microvm. With --stock,
     /// fio in a stock guest on a KVM host
     Block(block::Arguments),
@@ -58,6 +62,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         Arguments::Startup(arguments) => startup::run(workspace, arguments),
         Arguments::Boot(arguments) => boot::run(workspace, arguments),
         Arguments::Memory(arguments) => memory::run(workspace, arguments),
+        Arguments::Density(arguments) => density::run(workspace, arguments),
         Arguments::Block(arguments) => block::run(workspace, arguments),
         Arguments::Net(arguments) => net::run(workspace, arguments),
         Arguments::Plan(arguments) => plan::run(workspace, arguments),

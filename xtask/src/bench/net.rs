@@ -40,11 +40,13 @@ pub struct Arguments {
     #[command(flatten)]
     common: devices::Common,
     #[command(flatten)]
+    speed: devices::Speed,
+    #[command(flatten)]
     stock: stock::Options,
 }
 
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
-    if arguments.stock.stock {
+    if arguments.speed.stock {
         return run_stock(workspace, arguments);
     }
     let tap = Tap::new()?;
@@ -55,7 +57,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         qemu: qemu("virtio-net-device"),
     };
     println!("{DESCRIPTION}; an operation is a frame, or a ping with its answer");
-    let done = devices::measure(workspace, &arguments.common, &device);
+    let done = devices::measure(workspace, &arguments.common, &arguments.speed, &device);
     drop(tap);
     done
 }

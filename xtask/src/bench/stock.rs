@@ -30,9 +30,6 @@ pub enum Transport {
 /// Arguments of a benchmark that can have a stock guest.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Measure programs in a stock guest on a KVM host, an emulated one if need be
-    #[arg(long)]
-    pub stock: bool,
     /// What the stock guest's devices are attached to
     #[arg(long, value_enum, default_value = "mmio")]
     pub transport: Transport,

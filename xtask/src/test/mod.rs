@@ -24,8 +24,8 @@ pub struct Arguments {
     /// Run only tests whose names contain this, in steps that consist of tests
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// How long to run each fuzz target (10, 5m, 1h)
-    #[arg(long, value_name = "TIME", default_value = "10", value_parser = crate::host::parse_duration)]
+    /// How long to run each fuzz target (4, 5m, 1h)
+    #[arg(long, value_name = "TIME", default_value = "4", value_parser = crate::host::parse_duration)]
     fuzz_seconds: Duration,
 }
 

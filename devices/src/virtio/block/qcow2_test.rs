@@ -2,6 +2,7 @@
 #![allow(clippy::cast_possible_truncation)] // Sizes chosen by the test, and bytes of a pattern.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -86,6 +87,32 @@ fn an_image_of_qemu_is_read_and_written() {
         images.qemu_img("convert -f qcow2 -O raw disk.qcow2 disk.raw");
         assert_eq!(std::fs::read(images.path("disk.raw")).unwrap()[..4 * MIB], kept);
     }
+}
+
+#[test]
+fn an_image_that_does_not_count_its_header_is_not_written_to() {
+    let file = memfd(0);
+    Layer::create(file.try_clone().unwrap(), 1 << 20, "base", "raw").unwrap();
+    let open = |writable| Qcow2Header::open(file.try_clone().unwrap(), writable, false);
+    let long = |at| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at).unwrap();
+        u64::from_be_bytes(bytes)
+    };
+    let table = long(48);
+    let block = long(table);
+    assert!(open(true).is_ok());
+    for damaged in [block, table] {
+        let good = long(damaged).to_be_bytes();
+        // Of the block only the first refcount of two bytes, of the table all of the block's offset.
+        let zeros = if damaged == block { 2 } else { 8 };
+        file.write_all_at(&[0; 8][..zeros], damaged).unwrap();
+        let error = open(true).unwrap_err().to_string();
+        assert!(error.contains("not counted as used"), "{error}");
+        assert!(open(false).is_ok());
+        file.write_all_at(&good, damaged).unwrap();
+    }
+    assert!(open(true).is_ok());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! [`Layers`]: the sources of a host's configuration, and which of them says what.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -179,16 +180,16 @@ type Place<'t> = Spanned<DeValue<'t>>;
 impl<'d> Reader<'d> {
     fn read_all(document: &'d Document) -> Result<HostSpec, Error> {
         let mut reader = Self { document, problems: Vec::new() };
-        let spec = reader.host(&document.table()?);
+        let spec = reader.host(document.table()?);
         let problems = reader.problems;
         if problems.is_empty() { Ok(spec) } else { Err(Error { problems }) }
     }
 
-    fn host(&mut self, table: &DeTable<'d>) -> HostSpec {
+    fn host(&mut self, table: DeTable<'d>) -> HostSpec {
         let mut spec = HostSpec::default();
         for (key, value) in table {
             match key.get_ref().as_ref() {
-                "version" => self.version(value),
+                "version" => self.version(&value),
                 "host" => spec.host = self.section("host", value).unwrap_or_default(),
                 "defaults" => spec.defaults = self.guest("defaults", value).unwrap_or_default(),
                 "pool" => spec.pool = self.named("pool", value, Self::section),
@@ -201,36 +202,39 @@ impl<'d> Reader<'d> {
         spec
     }
 
-    fn wrong(&mut self, value: &Place<'_>, message: String) {
-        self.problems.push(self.document.problem(Code::InvalidValue, message, value.span()));
+    fn wrong(&mut self, span: Range<usize>, message: String) {
+        self.problems.push(self.document.problem(Code::InvalidValue, message, span));
     }
 
     fn version(&mut self, value: &Place<'_>) {
         if value.get_ref().as_integer().map(toml::de::DeInteger::as_str) != Some("1") {
             self.wrong(
-                value,
+                value.span(),
                 "`version` is not 1, the only version there is; use version = 1".into(),
             );
         }
     }
 
-    fn table(&mut self, path: &str, value: &Place<'d>) -> Option<DeTable<'d>> {
-        let table = value.get_ref().as_table().cloned();
-        if table.is_none() {
-            self.wrong(value, format!("`{path}` is a table; write [{path}] and its keys below"));
+    /// The table that `value` is, and its place. It is moved, not copied: there may be thousands of VMs in it.
+    fn table(&mut self, path: &str, value: Place<'d>) -> Option<(DeTable<'d>, Range<usize>)> {
+        let span = value.span();
+        if let DeValue::Table(table) = value.into_inner() {
+            return Some((table, span));
         }
-        table
+        self.wrong(span, format!("`{path}` is a table; write [{path}] and its keys below"));
+        None
     }
 
     fn named<T>(
         &mut self,
         kind: &str,
-        value: &Place<'d>,
-        read: fn(&mut Self, &str, &Place<'d>) -> Option<T>,
+        value: Place<'d>,
+        read: fn(&mut Self, &str, Place<'d>) -> Option<T>,
     ) -> BTreeMap<Name, T> {
         let mut named = BTreeMap::new();
-        for (key, value) in self.table(kind, value).unwrap_or_default() {
-            let section = read(self, &format!("{kind}.{}", key.get_ref()), &value);
+        let Some((table, _)) = self.table(kind, value) else { return named };
+        for (key, value) in table {
+            let section = read(self, &format!("{kind}.{}", key.get_ref()), value);
             match key.get_ref().parse::<Name>() {
                 Ok(name) => drop(section.map(|section| named.insert(name, section))),
                 Err(error) => {
@@ -243,30 +247,30 @@ impl<'d> Reader<'d> {
         named
     }
 
-    fn section<T: DeserializeOwned>(&mut self, path: &str, value: &Place<'d>) -> Option<T> {
-        let table = self.table(path, value)?;
-        self.read(path, table, value)
+    fn section<T: DeserializeOwned>(&mut self, path: &str, value: Place<'d>) -> Option<T> {
+        let (table, span) = self.table(path, value)?;
+        self.read(path, table, span)
     }
 
     fn read<T: DeserializeOwned>(
         &mut self,
         path: &str,
         table: DeTable<'d>,
-        value: &Place<'_>,
+        span: Range<usize>,
     ) -> Option<T> {
-        let read = self.document.read(table, value.span(), &format!("{path}."));
+        let read = self.document.read(table, span, &format!("{path}."));
         read.map_err(|problems| self.problems.extend(problems)).ok()
     }
 
     /// The keys of a VM's share and those of the VM itself are read apart: serde's `flatten` would
     /// lose their places.
-    fn guest(&mut self, path: &str, value: &Place<'d>) -> Option<GuestSpec> {
-        let table = self.table(path, value)?;
+    fn guest(&mut self, path: &str, value: Place<'d>) -> Option<GuestSpec> {
+        let (table, span) = self.table(path, value)?;
         let (share, vm): (DeTable<'d>, DeTable<'d>) = table
             .into_iter()
             .partition(|(key, _)| ShareSpec::FIELDS.contains(&key.get_ref().as_ref()));
-        let share = self.read(path, share, value);
-        let vm: Option<VmSpec> = self.read(path, vm, value);
+        let share = self.read(path, share, span.clone());
+        let vm: Option<VmSpec> = self.read(path, vm, span);
         Some(GuestSpec { vm: vm?, share: share? })
     }
 }

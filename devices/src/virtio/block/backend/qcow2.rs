@@ -33,7 +33,13 @@ impl Qcow2Header {
     /// It is no qcow2 image, a damaged one, or one that needs more than is supported: a data file of
     /// its own, encryption, zstd compression, extended L2 entries.
     pub fn open(file: fs::File, writable: bool, direct: bool) -> io::Result<Self> {
-        let image = caught(|| Qcow2::open_image(storage(file, writable, direct)?, writable))?;
+        let storage = storage(file, writable, direct)?;
+        if writable && !caught(|| counts_itself(&storage))? {
+            return Err(io::Error::other(
+                "the image is damaged: its first cluster is not counted as used; repair it (qemu-img check -r all)",
+            ));
+        }
+        let image = caught(|| Qcow2::open_image(storage, writable))?;
         if image.requires_external_data_file() {
             return Err(io::Error::other("images with an external data file are not supported"));
         }
@@ -92,6 +98,40 @@ impl Layer {
     }
 }
 
+/// Whether the refcount of the first cluster, which the header is in, is none but zero (docs/interop/qcow2.rst in QEMU).
+/// Where it is zero the library would give that cluster to the guest, or without a refcount block for it look for one
+/// until its stack is full.
+fn counts_itself(storage: &File) -> io::Result<bool> {
+    /// The first bytes of an image.
+    const MAGIC: u64 = 0x5146_49fb;
+    /// Of a refcount table's entry: where the block is.
+    const OFFSET: u64 = !0x1ff;
+    let long = |at: u64| {
+        let mut bytes = [0; 8];
+        storage.read(&mut bytes[..], at)?;
+        io::Result::Ok(u64::from_be_bytes(bytes))
+    };
+    let begin = long(0)?;
+    if begin >> 32 != MAGIC {
+        // The library says that it is no such image.
+        return Ok(true);
+    }
+    let version = begin & u64::from(u32::MAX);
+    let block = long(long(48)?)? & OFFSET;
+    if block == 0 {
+        return Ok(false);
+    }
+    let order = if version >= 3 { long(96)? >> 32 } else { 4 };
+    // Refcounts of whole bytes are big-endian; of smaller ones the first is in the lowest bits.
+    let first = long(block)?;
+    Ok(match order {
+        0..3 => first >> 56 & ((1 << (1 << order)) - 1) != 0,
+        3..6 => first >> (64 - (1 << order)) != 0,
+        // The library knows no other.
+        _ => first != 0,
+    })
+}
+
 /// What `call` answers. Images are untrusted input: should one of them make the library panic, that is an
 /// error of this one operation.
 fn caught<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
@@ -115,7 +155,7 @@ impl Storage for Image {
     }
 
     fn grow(&self, bytes: u64) -> io::Result<()> {
-        read(&self.access).resize_grow(bytes, PreallocateMode::None)
+        caught(|| read(&self.access).resize_grow(bytes, PreallocateMode::None))
     }
 
     fn engine(&self, _: &Arc<GuestMemory>, _: u16) -> io::Result<Box<dyn Engine>> {
@@ -213,7 +253,7 @@ impl Engine for ImageEngine {
 impl Drop for ImageEngine {
     fn drop(&mut self) {
         // The queue is given back, perhaps for a snapshot: the image file is then whole.
-        if let Err(error) = read(&self.access).flush() {
+        if let Err(error) = caught(|| read(&self.access).flush()) {
             tracing::warn!("a qcow2 image cannot be brought up to date: {error}");
         }
     }
