@@ -232,7 +232,7 @@ impl Network {
         };
         let vhosts = if net.vhost { vhost::open(net.queues)? } else { Vec::new() };
         let tapped = |opened: tap::Opened| {
-            let served = vhosts.iter().map(|vhost| -> Arc<dyn Vhost> { vhost.clone() }).collect();
+            let served = vhosts.iter().cloned().map(|vhost| vhost as Arc<dyn Vhost>).collect();
             let end: Arc<dyn Backend> = Arc::new(opened.tap.with_vhosts(served));
             (HostEnd::Tap(end, vhosts.clone()), opened.mtu)
         };
