@@ -18,7 +18,7 @@ pub trait Interrupt: Send + Sync {
     fn signal_config(&self);
 
     /// From now on tells `caller` by which eventfd it can interrupt for queue `index` itself, now and whenever
-    /// that changes; without one, nobody. Nobody is told before this returns where there is no such way.
+    /// that changes; without one, nobody. Where there is no such way, nobody is told anything.
     fn set_caller(&self, _index: u16, _caller: Option<Arc<dyn Caller>>) {}
 
     /// The driver broke a queue: sets DEVICE_NEEDS_RESET and says so to the driver (virtio 1.3,
