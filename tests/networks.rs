@@ -196,3 +196,104 @@ fn megabytes_through_a_tap_arrive_unharmed() {
         received.len()
     );
 }
+
+/// CPU time, in clock ticks, of the kernel's workers for the vhost devices of `process`: kernel threads before Linux
+/// 6.4, threads of the process from there on.
+#[track_caller]
+fn vhost_ticks(process: i32) -> u64 {
+    let name = format!("(vhost-{process})");
+    let stats = |folder: &str| {
+        let entries = std::fs::read_dir(folder).unwrap().flatten();
+        let stats: Vec<String> = entries
+            .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok())
+            .filter(|stat| stat.contains(&name))
+            .collect();
+        stats
+    };
+    let mut found = stats("/proc");
+    found.extend(stats(&format!("/proc/{process}/task")));
+    assert!(!found.is_empty(), "there is no worker {name}");
+    let ticks = |stat: &String| {
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    found.iter().map(ticks).sum()
+}
+
+#[test]
+fn with_vhost_no_frame_is_lost_to_pauses_and_a_reboot_and_long_ones_pass_over_two_queues() {
+    let tap = Interface::multi_queue_tap();
+    let host = tap.host();
+    let script = format!(
+        "{}; ethtool -L eth0 combined 2; ping -q -c 1 -W 5 {host} >/dev/null; echo up=$(cat /sys/class/net/eth0/mtu); \
+         echo answers=$(ping -q -f -c 3000 -W 5 -s 8972 -M do {host} | sed -n 's/.* \\([0-9]*\\) received.*/\\1/p'); \
+         read line; [ $line = again ] && reboot -f",
+        tap.set_up(1)
+    );
+    let net = format!("tap={},mtu=9000,queues=2,vhost", tap.name());
+    let mut running = guest(&net).with("--cpus 2 --name vhost-pauses").start(Some(&script));
+    let carve = |verb: &str| {
+        assert!(support::carve().args([verb, "vhost-pauses"]).output().unwrap().status.success());
+    };
+    for boot in 1..=2 {
+        running.wait_for_count("up=9000", boot, BOOT);
+        for _ in 0..3 {
+            thread::sleep(Duration::from_millis(100));
+            carve("pause");
+            let before = vhost_ticks(running.pid());
+            thread::sleep(Duration::from_millis(200));
+            assert_eq!(vhost_ticks(running.pid()), before, "it works for a paused guest");
+            carve("unpause");
+        }
+        running.wait_for_count("answers=3000", boot, BOOT);
+        assert!(vhost_ticks(running.pid()) > 0, "the kernel has moved nothing");
+        running.send(if boot == 1 { b"again\n" } else { b"end\n" });
+    }
+    let log = running.finish(BOOT).expect(0).text();
+    assert_clean(&log);
+}
+
+#[test]
+fn with_vhost_megabytes_pass_unharmed_both_ways_on_mmio_and_a_link_can_be_cut() {
+    let tap = Interface::tap();
+    let listener = TcpListener::bind((tap.host(), 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Sends back what comes.
+    let echo = thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).unwrap();
+        stream.write_all(&received).unwrap();
+    });
+    let host = tap.host();
+    let script = format!(
+        "{}; seq 1 300000 >/tmp/out; socat -t 60 - TCP:{host}:{port} </tmp/out >/tmp/in || echo bad=socat; \
+         cmp /tmp/out /tmp/in && echo same=yes; echo link=up; read line; \
+         echo carrier=$(cat /sys/class/net/eth0/carrier); read line; sleep 1; {}",
+        tap.set_up(1),
+        ping(&host)
+    );
+    let net = format!("tap={},vhost", tap.name());
+    let guest = guest(&net).with("--transport mmio --name vhost-mmio");
+    let mut running = guest.start(Some(&script));
+    let carve = |arguments: &str| {
+        let arguments = arguments.split(' ');
+        assert!(support::carve().args(arguments).output().unwrap().status.success());
+    };
+    running.wait_for("link=up", BOOT);
+    assert!(vhost_ticks(running.pid()) > 0, "the kernel has moved nothing");
+    let limit = ["update", "vhost-mmio", "--net", "net0,tx-bandwidth=1MB"];
+    let refused = support::carve().args(limit).output().unwrap();
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && told.contains("vhost"), "{told}");
+    carve("update vhost-mmio --net net0,link=down");
+    running.send(b"\n");
+    running.wait_for("carrier=", BOOT);
+    carve("update vhost-mmio --net net0,link=up");
+    running.send(b"\n");
+    let log = running.finish(BOOT).expect(0).text();
+    echo.join().unwrap();
+    assert_clean(&log);
+    let found = ["same", "carrier", "answers"].map(|key| value(&log, key));
+    assert_eq!(found, ["yes", "0", "3"], "{log}");
+}

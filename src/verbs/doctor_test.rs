@@ -16,7 +16,7 @@ fn good() -> Facts {
             transparent_hugepages: Some("madvise".to_owned()),
             kvm_modules: vec!["kvm_amd"],
             nested: Some(true),
-            device_nodes: vec![("tun", true)],
+            device_nodes: vec![("tun", true), ("vhost_net", true)],
             ..Inventory::default()
         },
         support: Support {
@@ -83,6 +83,13 @@ fn what_only_costs_something_is_a_warning_with_a_remedy() {
         assert_eq!((finding.status, fit), (Status::Warn, true), "{finding:?}");
         assert!(finding.remedy.is_some(), "{finding:?}");
     }
+}
+
+#[test]
+fn a_host_without_vhost_is_told_how_to_have_it_and_lacks_nothing() {
+    let (finding, fit) = spoilt("vhost_net", |facts| facts.inventory.device_nodes[1].1 = false);
+    assert_eq!((finding.status, fit), (Status::Ok, true));
+    assert!(finding.value.contains("modprobe vhost_net"), "{finding:?}");
 }
 
 #[test]

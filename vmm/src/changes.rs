@@ -47,6 +47,12 @@ pub(crate) fn net(sources: &Sources, name: &str, update: &NetUpdate) -> Changed 
         let names = nets.handles().map(networks::Handle::short_name);
         return Err(unknown("network device", name, names));
     };
+    if net.is_vhost() && (update.receive.is_some() || update.send.is_some()) {
+        return Err(Refusal::Invalid(format!(
+            "the network device `{name}` cannot be limited: with vhost the host's kernel moves its packets, and it \
+             knows no limits; leave vhost out when the guest is made"
+        )));
+    }
     let mut changes = Vec::new();
     if let Some(up) = update.link_up {
         net.link().set(up);

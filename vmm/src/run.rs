@@ -243,7 +243,7 @@ pub fn run(options: RunOptions) -> Result<Outcome, Error> {
         outside.close().map_err(|why| host("close the jail")(std::io::Error::other(why)))?;
     }
     timings.confined.mark();
-    sources.networks().follow().map_err(host("start a thread for a network"))?;
+    sources.networks().follow().map_err(sources::Error::from)?;
 
     if let Some(pipe) = port_output {
         output.carry(pipe).map_err(host("start a thread for the console"))?;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
 
 use serde::{Deserialize, Serialize};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::config::ConfigSpace;
 use crate::ioapic::Message;
@@ -47,6 +48,11 @@ pub trait MsiVectors: Send + Sync {
 
     /// Sends the message of `vector`. Called from any thread; must not block.
     fn signal(&self, vector: u16);
+
+    /// The eventfd that sends the message of `vector`, where one does: always the same one.
+    fn event(&self, _vector: u16) -> Option<&EventFd> {
+        None
+    }
 }
 
 /// What becomes of an interrupt: dropped while MSI-X is off.
@@ -94,6 +100,13 @@ impl MsixSignals {
             }
             _ => {}
         }
+    }
+
+    /// What interrupts by `vector` when it is written to, while nothing masks the vector.
+    pub fn direct(&self, vector: u16) -> Option<&EventFd> {
+        let state = self.vectors.get(usize::from(vector))?;
+        let open = state.gate.load(SeqCst) == OPEN;
+        open.then(|| self.sink.event(vector)).flatten()
     }
 
     fn set_gate(&self, vector: u16, gate: u8) {

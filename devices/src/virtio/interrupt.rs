@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
+use vmm_sys_util::eventfd::EventFd;
+
 /// The interrupts of one virtio device. Transports implement it; workers call it from their own
 /// threads, without locks.
 ///
@@ -15,12 +17,23 @@ pub trait Interrupt: Send + Sync {
     /// The configuration space has changed. Call it after the change.
     fn signal_config(&self);
 
+    /// From now on tells `caller` by which eventfd it can interrupt for queue `index` itself, now and whenever
+    /// that changes; without one, nobody. Where there is no such way, nobody is told anything.
+    fn set_caller(&self, _index: u16, _caller: Option<Arc<dyn Caller>>) {}
+
     /// The driver broke a queue: sets DEVICE_NEEDS_RESET and says so to the driver (virtio 1.3,
     /// 2.1.2). The device does nothing more until it is reset.
     fn signal_needs_reset(&self);
 }
 
-/// How often a device has interrupted its driver, masked or not. Kept by the host over resets of the machine.
+/// Who interrupts for a queue from outside of this process, by eventfds, as a worker of the host's kernel does.
+pub trait Caller: Send + Sync {
+    /// From now on, interrupt by `event`; without one, by way of [`Interrupt::signal_queue`], as at first.
+    /// Interrupts no other way any more when this returns.
+    fn call_by(&self, event: Option<&EventFd>);
+}
+
+/// How often a device has interrupted its driver, masked or not; without those of a [`Caller`] that went straight. Kept by the host over resets of the machine.
 #[derive(Debug, Default)]
 pub struct InterruptCounts {
     /// Made once it is known how many queues there are.
@@ -67,6 +80,10 @@ impl Interrupt for Counted {
     fn signal_config(&self) {
         self.counts.config.fetch_add(1, Relaxed);
         self.interrupt.signal_config();
+    }
+
+    fn set_caller(&self, index: u16, caller: Option<Arc<dyn Caller>>) {
+        self.interrupt.set_caller(index, caller);
     }
 
     fn signal_needs_reset(&self) {

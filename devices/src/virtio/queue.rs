@@ -68,6 +68,9 @@ pub enum Broken {
     /// What the device was asked to do makes no sense in a way that no reply can tell.
     #[error("a request is malformed")]
     Request,
+    /// The host's kernel, which serves the queue, could make nothing of what it found there.
+    #[error("the host's kernel cannot serve it any more")]
+    Vhost,
 }
 
 /// One queue of an active device, owned by whoever serves it.
@@ -164,6 +167,33 @@ impl Queue {
     /// Rings when the driver has made buffers available.
     pub fn doorbell(&self) -> &Arc<EventFd> {
         &self.doorbell
+    }
+
+    /// Addresses in this process of descriptor table, available ring and used ring: for whoever serves
+    /// the queue in its place, from [`next_avail`](Self::next_avail) on.
+    pub fn rings(&self) -> [u64; 3] {
+        [self.desc, self.avail.cast_const(), self.used.cast_const()].map(|ring| ring.addr() as u64)
+    }
+
+    /// Index of the next chain to take off the available ring.
+    pub fn next_avail(&self) -> u16 {
+        self.next_avail
+    }
+
+    /// Carries on where somebody else stopped serving the queue, who would have taken the chain
+    /// `next_avail` next; what was used is on the used ring.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken::AvailIndex`] if those cannot be the indices of one queue: the driver has written to the
+    /// used ring.
+    pub fn carry_on_from(&mut self, next_avail: u16) -> Result<(), Broken> {
+        let next_used = u16::from_le(self.used_index().load(Ordering::Acquire));
+        if next_avail.wrapping_sub(next_used) > self.size {
+            return Err(Broken::AvailIndex);
+        }
+        (self.next_avail, self.next_used, self.signalled) = (next_avail, next_used, next_used);
+        Ok(())
     }
 
     /// The memory its buffers are in.

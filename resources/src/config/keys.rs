@@ -384,9 +384,9 @@ pub const KEYS: &[Key] = &[
     Key {
         path: "net.*.vhost",
         flag: "",
-        takes: "false",
+        takes: "true or false",
         default: "false",
-        meaning: "Leave the data path to the host's kernel; not supported yet",
+        meaning: "Have the host's kernel (vhost-net) move the packets; with tap, tap_fd and bridge, without limits",
     },
     Key {
         path: "net.*.bandwidth",

@@ -69,6 +69,8 @@ pub struct Net {
     pub queues: u16,
     /// Entries of each queue, a power of two.
     pub queue_size: u16,
+    /// The host's kernel moves the frames (vhost-net); a tap or bridge then, and no limits.
+    pub vhost: bool,
     /// Bounds what the guest receives.
     pub receive: NetLimits,
     /// Bounds what the guest sends.
@@ -111,7 +113,7 @@ pub struct NetSpec {
     /// See [`Net::queue_size`]; 256.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_size: Option<u16>,
-    /// Leave the data path to the host's kernel; not possible yet.
+    /// See [`Net::vhost`].
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub vhost: bool,
     /// `rx_bandwidth` and `tx_bandwidth` where those are not given.
@@ -232,9 +234,16 @@ pub enum NetRule {
         last = QUEUE_SIZES.end()
     )]
     QueueSize(u16),
-    /// Not there yet.
-    #[error("vhost is not supported yet; leave it out")]
-    Vhost,
+    /// No tap that the host's kernel could serve.
+    #[error(
+        "vhost is given, but the host's kernel serves taps only; use tap or bridge, or leave vhost out"
+    )]
+    VhostWithUser,
+    /// A limit that nobody would keep.
+    #[error(
+        "{0} and vhost are both given, but with vhost the host's kernel moves the packets, and it knows no limits; keep one"
+    )]
+    VhostWithLimit(&'static str),
     /// A limit of nothing.
     #[error("{0} is 0, which would stop all traffic; give a number from 1, or use link = \"down\"")]
     NoPackets(&'static str),
@@ -267,6 +276,7 @@ impl NetRule {
             Self::Connections { second: key, .. }
             | Self::Interface { key, .. }
             | Self::TapTwice { key, .. }
+            | Self::VhostWithLimit(key)
             | Self::NoPackets(key) => key,
             Self::StandardDescriptor(_) => "tap_fd",
             Self::HostWithoutUser => "host",
@@ -274,7 +284,7 @@ impl NetRule {
             Self::Mtu(_) => "mtu",
             Self::Queues(_) | Self::SingleQueue { .. } => "queues",
             Self::QueueSize(_) => "queue_size",
-            Self::Vhost => "vhost",
+            Self::VhostWithUser => "vhost",
             Self::MacTwice { .. } => "mac",
         }
     }
@@ -357,6 +367,7 @@ impl NetSpec {
             mtu: self.mtu.and_then(|mtu| mtu.try_into().ok()),
             queues: self.queues.unwrap_or(1),
             queue_size: self.queue_size.unwrap_or(DEFAULT_QUEUE_SIZE),
+            vhost: self.vhost,
             receive: NetLimits {
                 bandwidth: self.rx_bandwidth.or(self.bandwidth),
                 packets: self.rx_packets,
@@ -416,7 +427,16 @@ impl NetSpec {
             rules.push(NetRule::QueueSize(size));
         }
         if self.vhost {
-            rules.push(NetRule::Vhost);
+            rules.extend(self.user.then_some(NetRule::VhostWithUser));
+            let limits = [
+                ("bandwidth", self.bandwidth.is_some()),
+                ("rx_bandwidth", self.rx_bandwidth.is_some()),
+                ("rx_packets", self.rx_packets.is_some()),
+                ("tx_bandwidth", self.tx_bandwidth.is_some()),
+                ("tx_packets", self.tx_packets.is_some()),
+            ];
+            let given = limits.into_iter().find(|(_, given)| *given);
+            rules.extend(given.map(|(key, _)| NetRule::VhostWithLimit(key)));
         }
         for (key, packets) in [("rx_packets", self.rx_packets), ("tx_packets", self.tx_packets)] {
             rules.extend((packets == Some(0)).then_some(NetRule::NoPackets(key)));
@@ -441,6 +461,7 @@ impl From<Net> for NetSpec {
             mtu: net.mtu.map(u32::from),
             queues: Some(net.queues),
             queue_size: Some(net.queue_size),
+            vhost: net.vhost,
             rx_bandwidth: net.receive.bandwidth,
             rx_packets: net.receive.packets,
             tx_bandwidth: net.send.bandwidth,

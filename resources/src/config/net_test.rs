@@ -116,7 +116,10 @@ fn every_rule_names_value_place_and_remedy() {
         ("tap_fd=3,queues=2", "queues", ["queues is 2, but tap_fd", "leave queues out"]),
         ("tap=a,queue_size=300", "queue_size", ["queue_size is 300", "use 256"]),
         ("tap=a,queue_size=2048", "queue_size", ["queue_size is 2048", "use 256"]),
-        ("tap=a,vhost", "vhost", ["not supported yet", "leave it out"]),
+        ("user,vhost", "vhost", ["serves taps only", "leave vhost out"]),
+        ("tap=a,vhost,bandwidth=1MB/s", "bandwidth", ["bandwidth and vhost are", "keep one"]),
+        ("tap=a,vhost,rx_packets=5", "rx_packets", ["rx_packets and vhost are", "keep one"]),
+        ("bridge=a,tx_bandwidth=1MB/s,vhost", "tx_bandwidth", ["knows no limits", "keep one"]),
         ("tap=a,tx_packets=0", "tx_packets", ["tx_packets is 0", "link = \"down\""]),
     ] {
         let conflicts = resolved(&["user", text]).unwrap_err();

@@ -40,7 +40,7 @@ fn a_full_host_is_read() {
     );
     assert_eq!(host.kvm_modules, ["kvm_amd"]);
     assert_eq!(host.nested, Some(true));
-    assert!(host.device_nodes.contains(&("tun", true)));
+    assert_eq!(host.device_nodes, [("tun", true), ("vhost_net", false)]);
 }
 
 #[test]

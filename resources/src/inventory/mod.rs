@@ -16,7 +16,7 @@ mod host;
 pub use host::{Cpu, FileSystem, Host, HostError, HugePages, Node};
 
 /// Kernel modules and device nodes a guest's devices are made from.
-const DEVICE_NODES: [(&str, &str); 1] = [("tun", "dev/net/tun")];
+const DEVICE_NODES: [(&str, &str); 2] = [("tun", "dev/net/tun"), ("vhost_net", "dev/vhost-net")];
 
 /// Modules that give Linux a KVM on x86-64.
 const KVM_MODULES: [&str; 3] = ["kvm_intel", "kvm_amd", "kvm_pvm"];

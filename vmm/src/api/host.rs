@@ -117,6 +117,7 @@ impl From<UpdateError> for Problem {
             UpdateError::Stopped { .. } => Kind::State,
             UpdateError::Balloon { .. }
             | UpdateError::PartialBlock { .. }
+            | UpdateError::Vhost { .. }
             | UpdateError::Removed(_) => Kind::Invalid,
         };
         Self::new(kind, crate::explain(&error))

@@ -97,6 +97,16 @@ pub enum Error {
         /// The size asked for, in bytes.
         size: u64,
     },
+    /// Limits of what the host's kernel moves.
+    #[error(
+        "the network device `{net}` of {guest} cannot be limited: with vhost the host's kernel moves its packets, and it knows no limits; leave vhost out when the guest is made"
+    )]
+    Vhost {
+        /// The guest's name.
+        guest: Name,
+        /// The network device.
+        net: Name,
+    },
     /// It is removed at its end.
     #[error("the guest {0} is removed at its end (--rm), so no policy can start it again")]
     Removed(Name),
@@ -176,6 +186,12 @@ impl Change<'_> {
                 }
                 if disk.volume.is_some() && !size.is_multiple_of(VOLUME_BLOCK) {
                     return Err(Error::PartialBlock { guest, disk: disk_name, size });
+                }
+                Ok(())
+            }
+            Self::Net(name, update) if update.receive.is_some() || update.send.is_some() => {
+                if known(guest, "network device", &guest.config.net, name)?.vhost {
+                    return Err(Error::Vhost { guest: guest.name.clone(), net: name.clone() });
                 }
                 Ok(())
             }

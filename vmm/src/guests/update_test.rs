@@ -94,6 +94,21 @@ fn zero_lifts_a_limit_and_what_is_left_out_stays() {
 }
 
 #[test]
+fn what_the_hosts_kernel_moves_gets_no_limits() {
+    let (_folder, store, mut entry) = guest(false);
+    entry.guest.config.net[0].vhost = true;
+    entry.save().unwrap();
+    let change =
+        |update| Update { nets: vec![("net0".parse().unwrap(), update)], ..Update::default() };
+    let limited = NetUpdate { send: Some(limits(0, 7)), ..NetUpdate::default() };
+    let refused = change(limited).apply(&store, &mut entry).unwrap_err().to_string();
+    assert!(refused.contains("`net0` of web") && refused.contains("leave vhost out"), "{refused}");
+    assert_eq!(entry.guest.config.net[0].send.packets, None);
+    let link = NetUpdate { link_up: Some(false), ..NetUpdate::default() };
+    change(link).apply(&store, &mut entry).unwrap();
+}
+
+#[test]
 fn a_change_that_cannot_be_is_refused_before_any_other_is_made() {
     let (_folder, store, mut entry) = guest(true);
     let before = entry.guest.clone();

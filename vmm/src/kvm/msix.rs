@@ -87,8 +87,12 @@ impl MsiVectors for GsiVectors {
         Ok(())
     }
 
+    fn event(&self, vector: u16) -> Option<&EventFd> {
+        self.events.get(usize::from(vector)).and_then(OnceLock::get)
+    }
+
     fn signal(&self, vector: u16) {
-        if let Some(event) = self.events.get(usize::from(vector)).and_then(OnceLock::get) {
+        if let Some(event) = self.event(vector) {
             // Fails only with a full counter, and then an interrupt is on its way anyway.
             let _ = event.write(1);
         }

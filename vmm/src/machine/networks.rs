@@ -6,12 +6,13 @@
 
 mod interface;
 mod tap;
+mod vhost;
 
 use std::io;
 use std::sync::Arc;
 
 use devices::token_bucket::{Limits, LimitsHandle, Rate, SharedLimiter};
-use devices::virtio::net::{self, Backend, Link, MacAddress, Passed};
+use devices::virtio::net::{self, Backend, Link, MacAddress, Passed, Vhost, VhostNet};
 use resources::config::{self, Connection, LinkState, NetLimits};
 
 use super::passt::{self, Outside, Passt};
@@ -86,6 +87,22 @@ pub enum Problem {
         "tap_fd is {fd}, but {reason}; pass a tap made with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR as that descriptor"
     )]
     Descriptor { fd: u32, reason: String },
+    #[error(
+        "cannot open /dev/vhost-net for vhost: {0}; load the kernel's module with `modprobe vhost_net`, or leave vhost out"
+    )]
+    Vhost(io::Error),
+    #[error(
+        "/dev/vhost-net may not be opened by this user, so there can be no vhost; let the user read and write it, or leave vhost out"
+    )]
+    VhostPermission,
+    #[error("/dev/vhost-net cannot be used: {0}; leave vhost out, or use a newer kernel")]
+    VhostFeatures(io::Error),
+    #[error("the kernel starts no worker for vhost: {0}; leave vhost out")]
+    VhostOwner(io::Error),
+    #[error(
+        "cannot start a thread for passt: {0}; end other programs, or raise the limit of threads"
+    )]
+    Follow(io::Error),
     #[error("cannot ask for the host's network interfaces: {0}")]
     Socket(io::Error),
     #[error("no random MAC address can be had: {0}; give one with mac")]
@@ -97,7 +114,8 @@ pub enum Problem {
 /// What is at the host's end of a cable.
 #[derive(Debug)]
 enum HostEnd {
-    Tap(Arc<dyn Backend>),
+    /// A tap, and what serves its queues in the host's kernel.
+    Tap(Arc<dyn Backend>, Vec<Arc<VhostNet>>),
     Passt(Passt),
 }
 
@@ -109,6 +127,7 @@ pub struct Handle {
     receive: Arc<SharedLimiter>,
     send: Arc<SharedLimiter>,
     pairs: u16,
+    vhost: bool,
 }
 
 impl Handle {
@@ -130,6 +149,11 @@ impl Handle {
     /// What each pair of queues has passed on over all resets.
     pub fn statistics(&self) -> impl Iterator<Item = Passed> {
         (0..self.pairs).map(|pair| self.link.counters().pair(pair))
+    }
+
+    /// Whether the host's kernel moves its frames, which no limit bounds then, and nothing here counts.
+    pub fn is_vhost(&self) -> bool {
+        self.vhost
     }
 
     /// Bounds what the guest receives.
@@ -174,16 +198,15 @@ impl Networks {
         Ok(Self(nets.iter().map(open).collect::<Result<_, _>>()?))
     }
 
-    /// Follows what happens to processes outside, once threads are started as they are to be.
+    /// Follows what happens to processes outside, and has the kernel's workers for vhost started, once threads
+    /// are started as they are to be and this process is who it will be: from Linux 6.4 on those workers are
+    /// threads of it.
     ///
     /// # Errors
     ///
     /// There are no more threads.
-    pub fn follow(&self) -> io::Result<()> {
-        self.0.iter().try_for_each(|network| match &network.host_end {
-            HostEnd::Tap(_) => Ok(()),
-            HostEnd::Passt(passt) => passt.follow(),
-        })
+    pub fn follow(&self) -> Result<(), Error> {
+        self.0.iter().try_for_each(|network| network.follow())
     }
 
     /// Fresh devices, in the order of the configuration. Only one machine at a time may use theirs.
@@ -207,9 +230,11 @@ impl Network {
             Some(mac) => mac.bytes(),
             None => random_mac().map_err(Problem::Random)?,
         };
+        let vhosts = if net.vhost { vhost::open(net.queues)? } else { Vec::new() };
         let tapped = |opened: tap::Opened| {
-            let end: Arc<dyn Backend> = Arc::new(opened.tap);
-            (HostEnd::Tap(end), opened.mtu)
+            let served = vhosts.iter().cloned().map(|vhost| vhost as Arc<dyn Vhost>).collect();
+            let end: Arc<dyn Backend> = Arc::new(opened.tap.with_vhosts(served));
+            (HostEnd::Tap(end, vhosts.clone()), opened.mtu)
         };
         let (host_end, mtu) = match &net.connection {
             Connection::Tap(tap) => tapped(tap::named(tap, net.queues, net.mtu)?),
@@ -232,17 +257,30 @@ impl Network {
             receive: limiter(&net.receive),
             send: limiter(&net.send),
             pairs: net.queues,
+            vhost: net.vhost,
         };
         Ok(Self { host_end, mac, mtu, queue_size: net.queue_size, handle })
     }
 
+    fn error(&self, problem: Problem) -> Error {
+        Error { net: self.handle.name.clone(), problem }
+    }
+
+    fn follow(&self) -> Result<(), Error> {
+        let followed = match &self.host_end {
+            HostEnd::Tap(_, vhosts) => {
+                vhosts.iter().try_for_each(|vhost| vhost.own()).map_err(Problem::VhostOwner)
+            }
+            HostEnd::Passt(passt) => passt.follow().map_err(Problem::Follow),
+        };
+        followed.map_err(|problem| self.error(problem))
+    }
+
     fn device(&self, index: usize) -> Result<net::Net, Error> {
         let backend = match &self.host_end {
-            HostEnd::Tap(tap) => Arc::clone(tap),
+            HostEnd::Tap(tap, _) => Arc::clone(tap),
             HostEnd::Passt(passt) => {
-                let fail =
-                    |error| Error { net: self.handle.name.clone(), problem: Problem::Passt(error) };
-                passt.check().map_err(fail)?;
+                passt.check().map_err(|error| self.error(Problem::Passt(error)))?;
                 Arc::new(passt.socket().clone())
             }
         };

@@ -176,6 +176,19 @@ fn a_tap_can_be_passed_as_a_descriptor() {
 }
 
 #[test]
+fn a_host_without_vhost_net_is_named_with_the_remedy_and_keeps_no_tap() {
+    in_namespace(|| {
+        if std::path::Path::new("/dev/vhost-net").exists() {
+            return eprintln!("skipped: this host has /dev/vhost-net");
+        }
+        let none = refused("tap=quick0,vhost");
+        assert!(none.starts_with("net.a: cannot open /dev/vhost-net"), "{none}");
+        assert!(none.contains("modprobe vhost_net") && none.contains("leave vhost out"), "{none}");
+        assert!(!exists("quick0"));
+    });
+}
+
+#[test]
 fn limits_are_rates_with_little_burst() {
     let limits = NetLimits { bandwidth: "1Gbit/s".parse().ok(), packets: Some(3) };
     let bandwidth = Rate { per_second: 125_000_000, burst: 6_250_000 };

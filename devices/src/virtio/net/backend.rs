@@ -3,8 +3,10 @@
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use super::buffers::Room;
+use super::vhost::Vhost;
 use crate::virtio::chain::Chain;
 
 /// The host's side of a network device. It outlives the device: a machine that is reset gets a new
@@ -22,6 +24,11 @@ pub trait Backend: Debug + Send + Sync {
     ///
     /// The host lacks what it takes.
     fn port(&self, pair: u16) -> io::Result<Box<dyn Port>>;
+
+    /// What can serve pair `pair` in the host's kernel, on the file of its [port](Self::port), if that is to be.
+    fn vhost(&self, _pair: u16) -> Option<Arc<dyn Vhost>> {
+        None
+    }
 
     /// Sets what received frames may leave undone: bits of
     /// [`GUEST_OFFLOADS`](super::features::GUEST_OFFLOADS).

@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use vmm_sys_util::eventfd::EventFd;
+
 use super::counters::Counters;
 use crate::mutex::lock;
 use crate::virtio::interrupt::Interrupt;
@@ -22,6 +24,8 @@ pub struct Link {
 #[derive(Default)]
 struct Driver {
     interrupt: Option<Arc<dyn Interrupt>>,
+    /// Ring at changes.
+    watchers: Vec<Arc<EventFd>>,
     /// Something has changed while nobody listened.
     missed: bool,
 }
@@ -56,7 +60,16 @@ impl Link {
     fn change(&self, what: &AtomicBool, to: bool) {
         if what.swap(to, Ordering::AcqRel) != to {
             self.signal();
+            for watcher in &lock(&self.driver).watchers {
+                // A counter that is full has rung already.
+                let _ = watcher.write(1);
+            }
         }
+    }
+
+    /// Rings `event` at every change until nobody [listens](Self::listen) any more.
+    pub(super) fn watch(&self, event: Arc<EventFd>) {
+        lock(&self.driver).watchers.push(event);
     }
 
     /// Tells the driver that the status changed.
@@ -77,6 +90,7 @@ impl Link {
             interrupt.signal_config();
         }
         driver.interrupt = interrupt;
+        driver.watchers.clear();
     }
 
     /// The next driver to listen asks for itself how the link is.

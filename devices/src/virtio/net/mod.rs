@@ -2,7 +2,7 @@
 //!
 //! Each pair of queues has a thread of its own, which moves frames between guest buffers and the
 //! host's end of the cable, a [`Backend`]: a [`Tap`] of the host's kernel, or a [`StreamSocket`] to a
-//! process such as passt. What the driver sets through the control queue is in `state`, shared by
+//! process such as passt. With [`vhost`] the kernel moves those of a tap, and the thread sees to that. What the driver sets through the control queue is in `state`, shared by
 //! those threads; the cable itself is a [`Link`], which the host plugs in and out.
 //!
 //! Which interface or process is behind a back end, and who opened it, is not known here.
@@ -20,6 +20,7 @@ mod state;
 mod stream;
 pub mod tap;
 mod tx;
+pub mod vhost;
 mod worker;
 
 use std::io;
@@ -36,6 +37,7 @@ use self::filter::Filter;
 use self::rx::Receiver;
 use self::state::{Settings, Shared, State};
 use self::tx::Transmitter;
+use self::vhost::path::KernelPath;
 use self::worker::Pair;
 
 pub use self::backend::{Backend, Port};
@@ -45,6 +47,7 @@ pub use self::filter::MacAddress;
 pub use self::link::Link;
 pub use self::stream::StreamSocket;
 pub use self::tap::Tap;
+pub use self::vhost::{Vhost, VhostNet};
 
 /// Status bits of the configuration space.
 const LINK_UP: u16 = 1;
@@ -151,7 +154,13 @@ impl Net {
         let port = self.backend.port(pair)?;
         let port_gone = !port.is_connected();
         self.shared.link.set_carrier(!port_gone);
+        let path = self.backend.vhost(pair).map(|vhost| {
+            let (memory, interrupt) =
+                (Arc::clone(&activation.memory), Arc::clone(&activation.interrupt));
+            KernelPath::new(vhost, pair, memory, activation.features, interrupt, shared())
+        });
         let handler = Pair {
+            path: path.transpose()?,
             port,
             rx: rx.map(|queue| Receiver::new(queue, pair, mergeable, shared())),
             tx: tx.map(|queue| Transmitter::new(queue, pair, shared())),

@@ -67,8 +67,18 @@ impl Receiver {
         &self.queue
     }
 
+    pub(super) fn queue_mut(&mut self) -> &mut Queue {
+        &mut self.queue
+    }
+
     /// Gives the queue back as if the chains without a frame had never been taken.
     pub(super) fn into_queue(mut self) -> Queue {
+        self.settle();
+        self.queue
+    }
+
+    /// Makes the queue what [`into_queue`](Self::into_queue) gives back.
+    pub(super) fn settle(&mut self) {
         if let Some(limit) = &self.shared.receive_limit {
             limit.leave(self.pair);
         }
@@ -85,7 +95,7 @@ impl Receiver {
         for _ in 0..self.room.chains() {
             self.queue.undo_pop();
         }
-        self.queue
+        self.room.remove(self.room.chains());
     }
 
     /// Receives some frames; what to wait for before the next.

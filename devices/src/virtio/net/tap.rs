@@ -14,6 +14,7 @@ use libc::{c_int, c_ulong};
 use super::backend::{Backend, Port};
 use super::buffers::{self, Room};
 use super::features::{GUEST_CSUM, GUEST_ECN, GUEST_TSO4, GUEST_TSO6, GUEST_UFO};
+use super::vhost::Vhost;
 use crate::virtio::chain::Chain;
 
 /// Bytes of an interface's name, its end included (IFNAMSIZ).
@@ -114,6 +115,8 @@ fn check(result: c_int) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Tap {
     queues: Vec<Arc<TapQueue>>,
+    /// One for each pair of queues, or none.
+    vhosts: Vec<Arc<dyn Vhost>>,
 }
 
 #[derive(Debug)]
@@ -142,10 +145,17 @@ impl Tap {
             })?;
         }
         let queue = |file| Arc::new(TapQueue { file, attached: AtomicBool::new(true) });
-        let tap = Self { queues: files.into_iter().map(queue).collect() };
+        let queues = files.into_iter().map(queue).collect();
+        let tap = Self { queues, vhosts: Vec::new() };
         tap.set_offloads(0)?;
         tap.use_pairs(1)?;
         Ok(tap)
+    }
+
+    /// Leaves the frames to `vhosts`, each for a pair of queues.
+    #[must_use]
+    pub fn with_vhosts(self, vhosts: Vec<Arc<dyn Vhost>>) -> Self {
+        Self { vhosts, ..self }
     }
 }
 
@@ -175,6 +185,10 @@ impl Backend for Tap {
     fn port(&self, pair: u16) -> io::Result<Box<dyn Port>> {
         let queue = self.queues.get(usize::from(pair)).ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Box::new(TapPort(Arc::clone(queue))))
+    }
+
+    fn vhost(&self, pair: u16) -> Option<Arc<dyn Vhost>> {
+        self.vhosts.get(usize::from(pair)).cloned()
     }
 
     fn set_offloads(&self, offloads: u64) -> io::Result<()> {

@@ -38,15 +38,25 @@ impl Transmitter {
         &self.queue
     }
 
+    pub(super) fn queue_mut(&mut self) -> &mut Queue {
+        &mut self.queue
+    }
+
     /// Gives the queue back as if the chains that wait had never been taken.
     pub(super) fn into_queue(mut self) -> Queue {
+        self.settle();
+        self.queue
+    }
+
+    /// Makes the queue what [`into_queue`](Self::into_queue) gives back.
+    pub(super) fn settle(&mut self) {
         if let Some(limit) = &self.shared.send_limit {
             limit.leave(self.pair);
         }
         for _ in 0..self.popped {
             self.queue.undo_pop();
         }
-        self.queue
+        (self.popped, self.admitted) = (0, 0);
     }
 
     /// Sends some frames; what to wait for before the next.

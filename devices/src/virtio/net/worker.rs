@@ -2,6 +2,7 @@
 //! first pair's also serves the control queue.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::control::Control;
 use super::rx::Receiver;
 use super::state::Shared;
 use super::tx::Transmitter;
+use super::vhost::path::KernelPath;
 use crate::virtio::queue::{Broken, Queue};
 use crate::virtio::worker::Handler;
 
@@ -51,6 +53,8 @@ impl Plan {
 
 /// The handler of a pair of queues, of which a driver may leave out any.
 pub(super) struct Pair {
+    /// How the host's kernel serves the queues; dropped before they are.
+    pub path: Option<KernelPath>,
     pub port: Box<dyn Port>,
     pub rx: Option<Receiver>,
     pub tx: Option<Transmitter>,
@@ -85,6 +89,9 @@ impl Pair {
                 plan.within(time);
             }
         }
+        if self.leave_to_kernel()? {
+            return Ok(plan);
+        }
         if let Some(rx) = &mut self.rx
             && !self.port_gone
         {
@@ -110,6 +117,39 @@ impl Pair {
         Ok(plan)
     }
 
+    /// Has the host's kernel serve the pair if that is to be, and does what is due about it; whether it serves.
+    fn leave_to_kernel(&mut self) -> Result<bool, ()> {
+        let Some(path) = &mut self.path else { return Ok(false) };
+        let due = path.is_due();
+        if due {
+            // The kernel gets queues that nothing has been taken from.
+            self.rx.iter_mut().for_each(Receiver::settle);
+            self.tx.iter_mut().for_each(Transmitter::settle);
+        }
+        let rx = self.rx.as_mut().map(Receiver::queue_mut);
+        let tx = self.tx.as_mut().map(Transmitter::queue_mut);
+        let mut queues = [rx, tx];
+        let served = if due { path.adjust(&mut queues, self.port.fd()) } else { Ok(()) };
+        match served.and_then(|()| path.relay(&queues)) {
+            Ok(()) => Ok(path.is_running()),
+            Err(why) => {
+                path.fail(why);
+                Err(())
+            }
+        }
+    }
+
+    /// Takes the queues back from the host's kernel.
+    fn take_back(&mut self) {
+        if let Some(path) = &mut self.path {
+            let rx = self.rx.as_mut().map(Receiver::queue_mut);
+            let tx = self.tx.as_mut().map(Transmitter::queue_mut);
+            if let Err(why) = path.stop(&mut [rx, tx]) {
+                path.fail(why);
+            }
+        }
+    }
+
     fn note(&mut self, wait: Wait, plan: &mut Plan) {
         match wait {
             Wait::Nothing => plan.within(Duration::ZERO),
@@ -128,6 +168,9 @@ impl Pair {
 
     /// Waits for what `plan` says and for doorbells; true if it is time to stop.
     fn wait(&mut self, plan: &Plan, stop: &EventFd) -> bool {
+        if let Some(path) = self.path.as_ref().filter(|path| path.is_running()) {
+            return self.wait_for_kernel(path, plan, stop);
+        }
         let queues = [
             self.rx.as_ref().map(Receiver::queue),
             self.tx.as_ref().map(Transmitter::queue),
@@ -145,25 +188,58 @@ impl Pair {
         // wake this thread again and again once its other side has hung up.
         let stop = descriptor(stop);
         let nothing = (stop, PollFlags::empty());
-        let [rx, tx, control] = queues.map(|queue| {
-            queue.map_or(nothing, |queue| (descriptor(queue.doorbell()), PollFlags::IN))
-        });
-        let places = [(stop, PollFlags::IN), port.unwrap_or(nothing), rx, tx, control];
-        let mut fds = places.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags));
-        let timeout = plan.timeout.map(|time| Timespec {
-            tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),
-            tv_nsec: time.subsec_nanos().into(),
-        });
-        // Interrupted by a signal, or out of kernel memory: the loop comes back here.
-        let ready = poll(&mut fds, timeout.as_ref()).unwrap_or(0);
-        let rang = fds.map(|fd| ready > 0 && !fd.revents().is_empty());
+        let [rx, tx, control] =
+            queues.map(|queue| queue.map_or(nothing, |queue| readable(queue.doorbell())));
+        let changed = self.path.as_ref().map_or(nothing, |path| readable(path.changed()));
+        let port = port.unwrap_or(nothing);
+        let places = [(stop, PollFlags::IN), port, rx, tx, control, changed];
+        let rang = wait_for(places, plan.timeout);
         for (queue, _) in queues.into_iter().zip(&rang[2..]).filter(|(_, rang)| **rang) {
             let _ = queue.map(|queue| queue.doorbell().read());
         }
-        let [stopped, port_ready, ..] = rang;
+        let [stopped, port_ready, .., changed] = rang;
+        if changed {
+            let _ = self.path.as_ref().map(|path| path.changed().read());
+        }
         self.port_empty &= !port_ready;
         stopped
     }
+
+    /// The same while the host's kernel serves the queues: it alone hears their doorbells, and reads none.
+    fn wait_for_kernel(&self, path: &KernelPath, plan: &Plan, stop: &EventFd) -> bool {
+        let doorbell = self.control.as_ref().map(|control| control.queue().doorbell());
+        let nothing = (descriptor(stop), PollFlags::empty());
+        let control = doorbell.map_or(nothing, |event| readable(event));
+        let [error, receive, transmit] = path.events().map(readable);
+        let places = [readable(stop), control, readable(path.changed()), error, receive, transmit];
+        let [stopped, rang, changed, ..] = wait_for(places, plan.timeout);
+        if rang {
+            let _ = doorbell.map(|doorbell| doorbell.read());
+        }
+        if changed {
+            let _ = path.changed().read();
+        }
+        stopped
+    }
+}
+
+fn readable(event: &EventFd) -> (BorrowedFd<'_>, PollFlags) {
+    (descriptor(event), PollFlags::IN)
+}
+
+/// Waits for one of `places` at least, at most so long; which are ready.
+fn wait_for<const N: usize>(
+    places: [(BorrowedFd<'_>, PollFlags); N],
+    timeout: Option<Duration>,
+) -> [bool; N] {
+    let mut fds = places.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags));
+    let timeout = timeout.map(|time| Timespec {
+        tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    });
+    // Interrupted by a signal, or out of kernel memory: the caller's loop comes back here.
+    let ready = poll(&mut fds, timeout.as_ref()).unwrap_or(0);
+    fds.map(|fd| ready > 0 && !fd.revents().is_empty())
 }
 
 /// Tells the driver of a queue that it broke.
@@ -180,11 +256,12 @@ impl Handler for Pair {
             } else {
                 self.serve().unwrap_or_else(|()| {
                     broken = true;
+                    self.take_back();
                     Plan::default()
                 })
             };
             if self.wait(&plan, stop) {
-                return;
+                return self.take_back();
             }
         }
     }

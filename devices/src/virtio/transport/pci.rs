@@ -186,6 +186,7 @@ impl Pci {
     fn configured(&mut self) {
         self.msix.configured(&self.config);
         self.interrupt.set_msix_enabled(self.msix.is_enabled());
+        self.interrupt.vectors_changed();
         let base = self.config.memory_base().and_then(|address| self.bar.answers_at(address));
         if base != self.bar.base() {
             self.lock().move_doorbells(|| self.bar.move_to(base));
@@ -295,7 +296,10 @@ impl Function for Pci {
                 let queue = (offset - NOTIFY.start) / u64::from(NOTIFY_STRIDE);
                 self.lock().notify(u16::try_from(queue).unwrap_or(u16::MAX));
             }
-            _ if TABLE.contains(&offset) => self.msix.write_table(offset - TABLE.start, data),
+            _ if TABLE.contains(&offset) => {
+                self.msix.write_table(offset - TABLE.start, data);
+                self.interrupt.vectors_changed();
+            }
             _ => {}
         }
         None

@@ -10,7 +10,7 @@ use crate::ioapic::Message;
 use crate::memory;
 use crate::pci::{Ecam, MmioWindow, Root};
 use crate::virtio::device::{Activation, DeviceId};
-use crate::virtio::interrupt::Interrupt;
+use crate::virtio::interrupt::{Caller, Interrupt};
 use crate::virtio::queue::Queue;
 use crate::virtio::rng::Rng;
 use crate::virtio::test_driver::{DriverQueue, MEMORY, Part, wait};
@@ -26,6 +26,8 @@ struct Machine {
     doorbells: Mutex<BTreeMap<u64, usize>>,
     routes: Mutex<BTreeMap<u16, Message>>,
     signals: Mutex<Vec<u16>>,
+    /// Of every vector.
+    event: std::sync::OnceLock<EventFd>,
 }
 
 impl Machine {
@@ -46,6 +48,20 @@ impl MsiVectors for Machine {
 
     fn signal(&self, vector: u16) {
         self.signals.lock().unwrap().push(vector);
+    }
+
+    fn event(&self, _: u16) -> Option<&EventFd> {
+        Some(self.event.get_or_init(|| EventFd::new(libc::EFD_NONBLOCK).unwrap()))
+    }
+}
+
+/// Who interrupts from outside, and was told how: whether straight, at each change.
+#[derive(Default)]
+struct Outside(Mutex<Vec<bool>>);
+
+impl Caller for Outside {
+    fn call_by(&self, event: Option<&EventFd>) {
+        self.0.lock().unwrap().push(event.is_some());
     }
 }
 
@@ -392,6 +408,35 @@ fn a_masked_vector_is_pending_until_unmasked() {
     assert_eq!((guest.machine.take_signals(), guest.r8(PENDING.start)), (vec![], 2));
     guest.w32(TABLE.start + 16 + 12, 0);
     assert_eq!((guest.machine.take_signals(), guest.r8(PENDING.start)), (vec![1], 0));
+}
+
+#[test]
+fn who_interrupts_from_outside_goes_straight_only_while_the_vector_is_open() {
+    let guest = Guest::new(Idle::default());
+    let interrupt = guest.interrupt();
+    let outside = Arc::new(Outside::default());
+    let told = || std::mem::take(&mut *outside.0.lock().unwrap());
+    interrupt.set_caller(1, Some(outside.clone()));
+    assert_eq!(told(), [false; 0], "there is no vector");
+    guest.enable_msix();
+    guest.program(2);
+    interrupt.set_queue_vector(1, 2);
+    assert_eq!(told(), [true]);
+    let control = TABLE.start + 16 * 2 + 12;
+    guest.w32(control, 1);
+    assert_eq!(told(), [false], "masked");
+    guest.w32(control, 1);
+    assert_eq!(told(), [false; 0], "nothing has changed");
+    guest.w32(control, 0);
+    assert_eq!(told(), [true], "unmasked");
+    interrupt.set_queue_vector(1, NO_VECTOR);
+    assert_eq!(told(), [false], "no vector");
+    interrupt.set_queue_vector(1, 2);
+    interrupt.reset();
+    assert_eq!(told(), [true, false], "reset");
+    interrupt.set_caller(1, None);
+    interrupt.set_queue_vector(1, 2);
+    assert_eq!(told(), [false; 0], "nobody is told any more");
 }
 
 #[test]

@@ -79,6 +79,11 @@ pub const TERMINAL: [u32; 6] = [
 pub const TAP: [u32; 3] =
     [libc::TUNSETOFFLOAD as u32, libc::TUNSETQUEUE as u32, libc::TUNSETVNETHDRSZ as u32];
 
+/// Of `/dev/vhost-net`: what a pair of queues is served with, where interrupts go, whose its worker is.
+pub use devices::virtio::net::vhost::ioctls::{
+    SERVE as VHOST_SERVE, SET_OWNER as VHOST_SET_OWNER, SET_VRING_CALL as VHOST_SET_VRING_CALL,
+};
+
 /// linux/fs.h: BLKDISCARD, BLKGETSIZE64, BLKSSZGET.
 pub const BLOCK_DEVICE: [u32; 3] =
     [number::<()>(0, 0x12, 119), number::<usize>(READ, 0x12, 114), number::<()>(0, 0x12, 104)];

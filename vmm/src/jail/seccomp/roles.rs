@@ -147,6 +147,8 @@ fn vcpu() -> Allowed {
         .ioctls(&ioctls::KVM_VCPU)
         // A device that starts sets up its tap; one that stops lets go of its sockets.
         .ioctls(&ioctls::TAP)
+        // Interrupts of a network with vhost, which follow the guest's vectors.
+        .ioctls(&[ioctls::VHOST_SET_VRING_CALL])
         // Whether the process was stopped meanwhile.
         .calls(&[SYS_rt_sigpending])
         .calls(&[SYS_eventfd2, SYS_epoll_ctl, SYS_shutdown])
@@ -193,7 +195,7 @@ fn sockets() -> Allowed {
 }
 
 fn net() -> Allowed {
-    sockets().ioctls(&ioctls::TAP)
+    sockets().ioctls(&ioctls::TAP).ioctls(&ioctls::VHOST_SERVE)
 }
 
 fn virtio_console() -> Allowed {
@@ -280,6 +282,7 @@ fn main() -> Allowed {
         .ioctls(&ioctls::KVM_WIRING)
         .ioctls(&ioctls::TERMINAL)
         .ioctls(&ioctls::TAP)
+        .ioctls(&[ioctls::VHOST_SET_OWNER])
         .ioctls(&ioctls::BLOCK_DEVICE)
         .one_of(SYS_tkill, 1, &[crate::kvm::kick::signal().unsigned_abs()])
 }

@@ -1,12 +1,13 @@
 //! The interrupts of a virtio function: which MSI-X vector stands for what, and the ISR status.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutex::lock;
 use crate::pci::MsixSignals;
-use crate::virtio::interrupt::Interrupt;
+use crate::virtio::interrupt::{Caller, Interrupt};
 use crate::virtio::transport::core::{Notifications, isr};
 
 /// No vector (virtio 1.3, 4.1.5.1.2).
@@ -19,6 +20,13 @@ pub(super) struct VectorState {
     queues: Vec<u16>,
 }
 
+/// Who interrupts for a queue without this process.
+struct Bound {
+    caller: Arc<dyn Caller>,
+    /// The vector whose eventfd it has; none: it goes the long way.
+    vector: Option<u16>,
+}
+
 /// The interrupts of a function.
 pub(super) struct PciInterrupt {
     signals: Arc<MsixSignals>,
@@ -26,6 +34,8 @@ pub(super) struct PciInterrupt {
     queues: Box<[AtomicU16]>,
     msix_enabled: AtomicBool,
     notifications: Arc<Notifications>,
+    /// By queue; of most devices none.
+    callers: Mutex<Vec<Option<Bound>>>,
 }
 
 impl PciInterrupt {
@@ -36,6 +46,7 @@ impl PciInterrupt {
             queues: (0..queues).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
             msix_enabled: AtomicBool::new(false),
             notifications,
+            callers: Mutex::default(),
         }
     }
 
@@ -55,6 +66,27 @@ impl PciInterrupt {
     pub fn set_queue_vector(&self, queue: u16, vector: u16) {
         if let Some(place) = self.queues.get(usize::from(queue)) {
             place.store(self.existing(vector), SeqCst);
+            self.vectors_changed();
+        }
+    }
+
+    /// Has callers go straight where their vector is open now, and the long way where it is not. When this
+    /// returns, none interrupts by a vector that is masked.
+    pub fn vectors_changed(&self) {
+        for (queue, bound) in (0..).zip(&mut *lock(&self.callers)) {
+            if let Some(bound) = bound {
+                self.bind(queue, bound);
+            }
+        }
+    }
+
+    fn bind(&self, queue: u16, bound: &mut Bound) {
+        let vector = self.queue_vector(queue);
+        let event = self.signals.direct(vector);
+        let now = event.is_some().then_some(vector);
+        if bound.vector != now {
+            bound.caller.call_by(event);
+            bound.vector = now;
         }
     }
 
@@ -77,6 +109,7 @@ impl PciInterrupt {
         for vector in self.queues.iter().chain([&self.config]) {
             vector.store(NO_VECTOR, SeqCst);
         }
+        self.vectors_changed();
     }
 
     pub fn save(&self) -> VectorState {
@@ -116,6 +149,19 @@ impl Interrupt for PciInterrupt {
     fn signal_config(&self) {
         self.notifications.config_changed();
         self.send_config_change();
+    }
+
+    fn set_caller(&self, index: u16, caller: Option<Arc<dyn Caller>>) {
+        let mut callers = lock(&self.callers);
+        let place = usize::from(index);
+        if callers.len() <= place {
+            callers.resize_with(place + 1, || None);
+        }
+        callers[place] = caller.map(|caller| {
+            let mut bound = Bound { caller, vector: None };
+            self.bind(index, &mut bound);
+            bound
+        });
     }
 
     fn signal_needs_reset(&self) {
