@@ -63,7 +63,15 @@ pub fn install(workspace: &Workspace) -> std::result::Result<(), process::Error>
     process::run(cargo::command(workspace).args(["install", "--quiet", "--locked", "cargo-fuzz"]))
 }
 
-/// What builds a target and runs it for `time`, from what it found before and the seeds.
+/// What builds all targets, on all processors: one after the other takes twice as long.
+pub fn build(workspace: &Workspace) -> Command {
+    let mut command = cargo::command(workspace);
+    command.args(["fuzz", "build"]);
+    as_fuzzer(&mut command);
+    command
+}
+
+/// What builds a target, where that was not done, and runs it for `time`, from what it found before and the seeds.
 pub fn command(workspace: &Workspace, target: &str, time: Duration) -> Result<Command> {
     let folder = folder(workspace);
     let corpus = folder.join("corpus").join(target);
@@ -77,7 +85,11 @@ pub fn command(workspace: &Workspace, target: &str, time: Duration) -> Result<Co
     command.arg("--").arg(format!("-max_total_time={}", time.as_secs()));
     // Nothing here may take so many seconds: a guest could make it. Long inputs from the start: a run may be short.
     command.args(["-timeout=60", "-len_control=0", "-verbosity=0"]);
+    as_fuzzer(&mut command);
+    Ok(command)
+}
+
+fn as_fuzzer(command: &mut Command) {
     // The sanitizers are part of this toolchain too, behind what else needs a nightly one.
     command.env("RUSTC_BOOTSTRAP", "1").env_remove("CARGO_TARGET_DIR");
-    Ok(command)
 }

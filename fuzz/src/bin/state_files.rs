@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use resources::config::host::HostConfig;
 use resources::inventory::Host;
 use resources::plan::{Options, Present, plan};
-use serde_json::{Value, from_slice};
+use serde_json::{Map, Value, from_slice};
 use tempfile::TempDir;
 use vmm::guests::log::{Query, Reader};
 use vmm::guests::report::{Report, Summary};
@@ -58,9 +58,10 @@ fn look() {
 
 /// A plan from what the ledger says.
 fn divide(bytes: &[u8]) {
-    let Ok(mut ledger) = from_slice::<Value>(bytes) else { return };
-    let config = serde_json::from_value::<HostConfig>(ledger["config"].take());
-    let present = serde_json::from_value::<Present>(ledger["present"].take());
+    let Ok(mut ledger) = from_slice::<Map<String, Value>>(bytes) else { return };
+    let mut part = |name| ledger.remove(name).unwrap_or_default();
+    let config = serde_json::from_value::<HostConfig>(part("config"));
+    let present = serde_json::from_value::<Present>(part("present"));
     if let (Ok(config), Ok(present)) = (config, present) {
         let plan = plan(&config, &HOST, &present, Options::default());
         let _ = present.after(&plan, &config, &HOST, true);

@@ -201,6 +201,10 @@ impl Store {
             let problem = format!("version {}, which needs a newer Carve", guest.version);
             return Err(Error::Damaged { path, problem });
         }
+        if guest.id != *id {
+            let problem = format!("it is that of the guest {}, whose folder is another", guest.id);
+            return Err(Error::Damaged { path, problem });
+        }
         Ok(Some(self.entry(guest)))
     }
 

@@ -135,6 +135,17 @@ fn what_a_killed_command_left_is_swept() {
 }
 
 #[test]
+fn a_guest_that_says_it_is_another_is_neither() {
+    let (_folder, store) = store();
+    let [one, two] = ["one", "two"].map(|name| store.create(new(Some(name))).unwrap());
+    let of = |entry: &Entry| entry.state_folder().join("guest.json");
+    std::fs::copy(of(&one), of(&two)).unwrap();
+    let refused = store.load(&two.guest.id).unwrap_err().to_string();
+    assert!(refused.contains(&one.guest.id.to_string()), "{refused}");
+    assert_eq!(store.load(&one.guest.id).unwrap().unwrap().guest.name, one.guest.name);
+}
+
+#[test]
 fn a_damaged_or_newer_guest_is_reported_beside_the_others() {
     let (_folder, store) = store();
     let web = store.create(new(Some("web"))).unwrap();

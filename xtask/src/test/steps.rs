@@ -224,6 +224,9 @@ impl<'a> Steps<'a> {
         if let Err(error) = fuzz::install(self.workspace) {
             return Ok(Outcome::Skipped(format!("cargo-fuzz cannot be installed: {error}")));
         }
+        if !stream(&mut fuzz::build(self.workspace))?.0.success() {
+            return Ok(Outcome::Failed(Counts::default(), "fuzz targets do not build".to_owned()));
+        }
         let mut counts = Counts::default();
         let mut failed = Vec::new();
         for target in fuzz::targets(self.workspace)? {
