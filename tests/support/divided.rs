@@ -48,7 +48,7 @@ impl Divided {
     }
 
     pub fn pid(&self, name: &str) -> i64 {
-        self.host.inspect(name)["pid"].as_i64().unwrap()
+        self.host.pid(name).into()
     }
 
     pub fn path(&self, path: &str) -> PathBuf {
