@@ -1,40 +1,43 @@
-//! The boot step: end-to-end tests on a KVM host, in as few host sessions as possible.
+//! The boot step: end-to-end tests on KVM hosts, each of which takes the next test as soon as it has done one.
 //!
 //! An emulated host has one processor, because QEMU's emulation of nested virtualization crashes hosts that have more; as
 //! many hosts run side by side as this machine has processors for. Even so a host may die or lose a guest now and then:
 //! tests that a crash kept from ending are run again in a fresh host, and so is, once, a test that failed there. Both are
 //! said aloud, and a test that fails twice has failed. On hardware nothing is run twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
+use std::io;
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::report::Counts;
-use super::steps::{quoted, shell_path, stream_lines};
+use super::steps::{quoted, shell_path};
+use super::stream::{Answer, converse};
 use crate::cargo::TestBinary;
 use crate::process;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Host sessions at most.
-const SESSIONS: usize = 4;
-/// Tests of a session that run at once: most of a test is waiting for its guest.
-const THREADS: u32 = 1;
+/// Hosts that may die under a test.
+const LOSSES: u32 = 3;
 /// How many of the slowest tests are named.
-const SLOWEST: usize = 10;
-/// What the script prints before the tests of a program.
-const MARK: &str = "carve-tests: ";
+const SLOWEST: usize = 15;
+/// What a host does: one test after the other, as it is told, and says when a test's program has ended.
+const FEED: &str =
+    "while IFS= read -r test; do eval \"$test\" < /dev/null; echo; echo carve-tests: next; done";
+/// That, as it is said.
+const NEXT: &str = "carve-tests: next";
 
 /// A test: the index of its program, and its name.
 type Test = (usize, String);
 
-/// How often a test has failed, or that it has passed.
+/// How often a test has failed or lost its host, or what became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Pending { failures: u32 },
+    Pending { failures: u32, losses: u32 },
     Passed { failures: u32 },
     Ignored,
     Failed,
@@ -44,6 +47,8 @@ enum State {
 pub struct Boots<'a> {
     programs: &'a [TestBinary],
     states: BTreeMap<Test, State>,
+    /// Those that no host has taken.
+    waiting: VecDeque<Test>,
     retries: u32,
     /// How long each run of a test took.
     times: Vec<(Duration, String)>,
@@ -56,77 +61,53 @@ impl<'a> Boots<'a> {
         retries: u32,
         chosen: impl Fn(&str) -> bool,
     ) -> Result<Self> {
-        let mut states = BTreeMap::new();
+        let mut waiting = VecDeque::new();
         for (index, program) in programs.iter().enumerate() {
             let mut list = Command::new(&program.path);
             let names = process::output(list.args(["--list", "--format", "terse"]))?;
             let names = names.lines().filter_map(|line| line.strip_suffix(": test"));
-            for name in names.filter(|name| chosen(name)) {
-                states.insert((index, name.to_owned()), State::Pending { failures: 0 });
-            }
+            waiting.extend(names.filter(|name| chosen(name)).map(|name| (index, name.to_owned())));
         }
-        Ok(Self { programs, states, retries, times: Vec::new() })
+        let pending = State::Pending { failures: 0, losses: 0 };
+        let states = waiting.iter().map(|test| (test.clone(), pending)).collect();
+        Ok(Self { programs, states, waiting, retries, times: Vec::new() })
     }
 
-    /// Runs `hosts` sessions at a time, each made by `host` from a shell script, until every test has an end.
-    pub fn run(&mut self, hosts: usize, host: impl Fn(&str) -> Result<Command>) -> Result<()> {
-        for session in 0..SESSIONS {
-            let scripts: Vec<_> = (0..hosts).map(|share| self.script(share, hosts)).collect();
-            if scripts.iter().all(String::is_empty) {
-                return Ok(());
-            }
-            if session > 0 {
-                println!("xtask: running again in a fresh host: {}", self.pending().join(", "));
-            }
-            let commands: Vec<_> = scripts
-                .iter()
-                .filter(|script| !script.is_empty())
-                .map(|script| host(script))
-                .collect::<Result<_>>()?;
-            let shared = Mutex::new(&mut *self);
-            thread::scope(|scope| {
-                for mut command in commands {
-                    let shared = &shared;
-                    scope.spawn(move || watch(&mut command, shared));
-                }
-            });
-        }
-        Ok(())
+    /// Runs all tests, on up to `hosts` hosts at a time. `host` runs a command, which is added to it, on a host.
+    pub fn run(&mut self, hosts: usize, host: &Command) -> Result<()> {
+        let hosts = hosts.min(self.waiting.len());
+        let boots = Mutex::new(self);
+        thread::scope(|scope| {
+            let lanes: Vec<_> = (0..hosts).map(|_| scope.spawn(|| lane(&boots, host))).collect();
+            let ends = lanes.into_iter().map(|lane| lane.join().unwrap_or(Ok(())));
+            ends.collect::<io::Result<()>>().map_err(Into::into)
+        })
     }
 
-    fn note(&mut self, program: usize, name: &str, verdict: Verdict) {
-        let Some(state) = self.states.get_mut(&(program, name.to_owned())) else { return };
-        let State::Pending { failures } = *state else { return };
+    /// The line that runs a test, for [`FEED`].
+    fn line(&self, (program, name): &Test) -> String {
+        let program = &self.programs[*program];
+        let (folder, path) = (shell_path(&program.directory), shell_path(&program.path));
+        format!("cd {folder} && {path} --exact {}", quoted(name))
+    }
+
+    /// Notes how a test ended, or that its host did.
+    fn note(&mut self, test: &Test, verdict: Verdict) {
+        let Some(state) = self.states.get_mut(test) else { return };
+        let State::Pending { failures, losses } = *state else { return };
         *state = match verdict {
             Verdict::Ok => State::Passed { failures },
             Verdict::Ignored => State::Ignored,
-            Verdict::Failed if failures < self.retries => State::Pending { failures: failures + 1 },
-            Verdict::Failed => State::Failed,
-        };
-    }
-
-    /// Runs every `of`th pending test, from the one numbered `share` on.
-    fn script(&self, share: usize, of: usize) -> String {
-        let pending = self.states.iter().filter(|(_, s)| matches!(s, State::Pending { .. }));
-        let mine: Vec<_> = pending.map(|(test, _)| test).skip(share).step_by(of).collect();
-        let mut script = String::new();
-        for (index, program) in self.programs.iter().enumerate() {
-            let names = mine.iter().filter(|(program, _)| *program == index);
-            let names: Vec<_> = names.map(|(_, name)| quoted(name)).collect();
-            if !names.is_empty() {
-                let (folder, path) = (shell_path(&program.directory), shell_path(&program.path));
-                let names = names.join(" ");
-                script += &format!("echo {}\n", quoted(&format!("{MARK}{}", program.name)));
-                script +=
-                    &format!("cd {folder} && {path} --test-threads {THREADS} --exact {names}\n");
+            Verdict::Failed if failures < self.retries => {
+                State::Pending { failures: failures + 1, losses }
             }
+            Verdict::Lost if losses < LOSSES => State::Pending { failures, losses: losses + 1 },
+            Verdict::Failed | Verdict::Lost => State::Failed,
+        };
+        if matches!(state, State::Pending { .. }) {
+            println!("xtask: to be run again in a fresh host: {}", test.1);
+            self.waiting.push_back(test.clone());
         }
-        script
-    }
-
-    fn pending(&self) -> Vec<&str> {
-        let pending = self.states.iter().filter(|(_, s)| matches!(s, State::Pending { .. }));
-        pending.map(|((_, name), _)| name.as_str()).collect()
     }
 
     /// The tests that took longest, the slowest first: where a shorter run would be had.
@@ -160,25 +141,48 @@ impl<'a> Boots<'a> {
     }
 }
 
-/// Runs one session and notes how its tests end. A session that cannot be run leaves its tests pending.
-fn watch(command: &mut Command, boots: &Mutex<&mut Boots<'_>>) {
-    let mut current = None;
-    let mut verdicts = Verdicts::default();
-    let mut began = Instant::now();
-    let done = stream_lines(command, |line| {
-        let mut boots = boots.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(name) = line.strip_prefix(MARK) {
-            began = Instant::now();
-            current = boots.programs.iter().position(|program| program.name == name.trim());
-        } else if let (Some(program), Some((name, verdict))) = (current, verdicts.read(line)) {
-            boots.note(program, &name, verdict);
-            boots.times.push((began.elapsed(), name));
-            began = Instant::now();
-        }
-    });
-    if let Err(error) = done {
-        println!("xtask: {error}");
+fn lock<'a, T>(shared: &'a Mutex<T>) -> MutexGuard<'a, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has one host after the other run tests, until none waits.
+fn lane(boots: &Mutex<&mut Boots<'_>>, host: &Command) -> io::Result<()> {
+    loop {
+        let Some(test) = lock(boots).waiting.pop_front() else { return Ok(()) };
+        let mut command = Command::new(host.get_program());
+        command.args(host.get_args()).args(["--", "sh", "-c", FEED]);
+        command.envs(host.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        session(&mut command, test, boots)?;
     }
+}
+
+/// Has one host run tests, `first` and then those that wait, until none does or a test has failed in it: who knows what
+/// that left.
+fn session(command: &mut Command, first: Test, boots: &Mutex<&mut Boots<'_>>) -> io::Result<()> {
+    let line = lock(boots).line(&first);
+    let mut current = Some(first);
+    let mut verdicts = Verdicts::default();
+    let mut verdict = None;
+    let mut began = Instant::now();
+    converse(command, &line, |line| {
+        if line.trim() != NEXT {
+            verdict = verdicts.read(line).or(verdict);
+            return Answer::Silence;
+        }
+        let Some(test) = current.take() else { return Answer::End };
+        let mut boots = lock(boots);
+        boots.times.push((began.elapsed(), test.1.clone()));
+        // A program that says nothing more was killed.
+        let verdict = verdict.take().unwrap_or(Verdict::Failed);
+        boots.note(&test, verdict);
+        (verdicts, began) = (Verdicts::default(), Instant::now());
+        current = if verdict == Verdict::Failed { None } else { boots.waiting.pop_front() };
+        current.as_ref().map_or(Answer::End, |test| Answer::Line(boots.line(test)))
+    })?;
+    if let Some(test) = current {
+        lock(boots).note(&test, Verdict::Lost);
+    }
+    Ok(())
 }
 
 /// How the harness says a test ended.
@@ -187,33 +191,29 @@ enum Verdict {
     Ok,
     Ignored,
     Failed,
+    /// It does not: its host has ended.
+    Lost,
 }
 
 /// Reads `test NAME ... ok`, also where a program that the test started said something in between.
 #[derive(Debug, Default)]
 struct Verdicts {
-    /// The test whose end is still to come.
-    open: Option<String>,
+    /// Whether a test has begun.
+    open: bool,
 }
 
 impl Verdicts {
-    fn read(&mut self, line: &str) -> Option<(String, Verdict)> {
+    fn read(&mut self, line: &str) -> Option<Verdict> {
         let line = line.trim();
         let begun = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "));
-        let rest = match begun {
-            Some((name, rest)) => {
-                self.open = Some(name.to_owned());
-                rest
-            }
-            None => line,
-        };
-        let verdict = match rest {
+        self.open |= begun.is_some();
+        let verdict = match begun.map_or(line, |(_, rest)| rest) {
             "ok" => Verdict::Ok,
             "FAILED" => Verdict::Failed,
             other if begun.is_some() && other.starts_with("ignored") => Verdict::Ignored,
             _ => return None,
         };
-        Some((self.open.take()?, verdict))
+        std::mem::take(&mut self.open).then_some(verdict)
     }
 }
 
@@ -222,21 +222,32 @@ mod boots_test {
     use super::*;
 
     fn boots(retries: u32) -> Boots<'static> {
-        let states = BTreeMap::from([((0, "a".to_owned()), State::Pending { failures: 0 })]);
-        Boots { programs: &[], states, retries, times: Vec::new() }
+        let states = BTreeMap::from([(test(), State::Pending { failures: 0, losses: 0 })]);
+        Boots { programs: &[], states, waiting: VecDeque::new(), retries, times: Vec::new() }
     }
 
-    fn read(lines: &[&str]) -> Option<(String, Verdict)> {
+    fn test() -> Test {
+        (0, "a".to_owned())
+    }
+
+    fn after(retries: u32, verdicts: &[Verdict]) -> Boots<'static> {
+        let mut boots = boots(retries);
+        for verdict in verdicts {
+            boots.note(&test(), *verdict);
+        }
+        boots
+    }
+
+    fn read(lines: &[&str]) -> Option<Verdict> {
         let mut verdicts = Verdicts::default();
         lines.iter().fold(None, |_, line| verdicts.read(line))
     }
 
     #[test]
     fn verdicts_are_read_off_the_harness() {
-        let of = |verdict| Some(("a_b".to_owned(), verdict));
-        assert_eq!(read(&["test a_b ... ok\n"]), of(Verdict::Ok));
-        assert_eq!(read(&["test a_b ... FAILED"]), of(Verdict::Failed));
-        assert_eq!(read(&["test a_b ... ignored, slow"]), of(Verdict::Ignored));
+        assert_eq!(read(&["test a_b ... ok\n"]), Some(Verdict::Ok));
+        assert_eq!(read(&["test a_b ... FAILED"]), Some(Verdict::Failed));
+        assert_eq!(read(&["test a_b ... ignored, slow"]), Some(Verdict::Ignored));
         assert_eq!(read(&["test a_b has been running for over 60 seconds"]), None);
         assert_eq!(read(&["test result: ok. 1 passed"]), None);
     }
@@ -245,34 +256,75 @@ mod boots_test {
     fn what_others_say_in_between_hides_no_verdict() {
         let said = "test a_b ... kill: (7): No such process";
         assert_eq!(read(&[said]), None);
-        assert_eq!(read(&[said, "more", "ok"]), Some(("a_b".to_owned(), Verdict::Ok)));
-        assert_eq!(read(&[said, "FAILED"]), Some(("a_b".to_owned(), Verdict::Failed)));
+        assert_eq!(read(&[said, "more", "ok"]), Some(Verdict::Ok));
+        assert_eq!(read(&[said, "FAILED"]), Some(Verdict::Failed));
         assert_eq!(read(&["ok"]), None);
         assert_eq!(read(&["test a_b ... ok", "ok"]), None);
     }
 
     #[test]
     fn a_test_that_fails_twice_has_failed_and_one_that_recovers_is_named() {
-        let mut twice = boots(1);
-        twice.note(0, "a", Verdict::Failed);
-        twice.note(0, "a", Verdict::Failed);
+        let twice = after(1, &[Verdict::Failed, Verdict::Failed]);
         assert_eq!(twice.result().1, ["a"]);
-        let mut recovers = boots(1);
-        recovers.note(0, "a", Verdict::Failed);
-        recovers.note(0, "a", Verdict::Ok);
+        let recovers = after(1, &[Verdict::Failed, Verdict::Ok]);
         let (counts, failed, unsteady) = recovers.result();
         assert_eq!((counts.passed, failed.len(), unsteady), (1, 0, vec!["a"]));
     }
 
     #[test]
     fn without_retries_the_first_failure_counts() {
-        let mut boots = boots(0);
-        boots.note(0, "a", Verdict::Failed);
-        assert_eq!(boots.result().0.failed, 1);
+        assert_eq!(after(0, &[Verdict::Failed]).result().0.failed, 1);
+    }
+
+    #[test]
+    fn a_test_that_loses_its_host_waits_for_another_but_not_for_ever() {
+        let lost = after(0, &[Verdict::Lost; LOSSES as usize]);
+        assert_eq!(
+            (lost.waiting.len(), lost.states[&test()] == State::Failed),
+            (LOSSES as usize, false)
+        );
+        assert_eq!(after(0, &[Verdict::Lost, Verdict::Ok]).result().0.passed, 1);
+        assert_eq!(after(0, &[Verdict::Lost; LOSSES as usize + 1]).result().1, ["a"]);
     }
 
     #[test]
     fn a_test_that_never_ended_has_failed() {
         assert_eq!(boots(1).result().1, ["a"]);
+    }
+
+    #[test]
+    fn hosts_run_tests_until_none_waits_and_none_goes_on_after_a_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = |name: &str, script: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, format!("#!/bin/sh\ncd {}\n{script}\n", folder.path().display()))
+                .unwrap();
+            process::run(Command::new("chmod").arg("+x").arg(&path)).unwrap();
+            path
+        };
+        // What runs a command on a host, and a program with three tests.
+        let host = program("host", "echo >> started; shift; exec \"$@\"");
+        let tests = program(
+            "tests",
+            "case $2 in good) true ;; once) test -e again || { touch again; false; } ;; *) false ;; esac \
+             && echo \"test $2 ... ok\" || echo \"test $2 ... FAILED\"",
+        );
+        let programs = [TestBinary {
+            package: String::new(),
+            directory: folder.path().to_owned(),
+            name: String::new(),
+            integration: true,
+            path: tests,
+        }];
+        let waiting: VecDeque<_> = ["good", "once", "bad"].map(|name| (0, name.to_owned())).into();
+        let pending = State::Pending { failures: 0, losses: 0 };
+        let states = waiting.iter().map(|test| (test.clone(), pending)).collect();
+        let mut boots =
+            Boots { programs: &programs, states, waiting, retries: 1, times: Vec::new() };
+        boots.run(1, &Command::new(&host)).unwrap();
+        let (counts, failed, unsteady) = boots.result();
+        assert_eq!((counts.passed, failed, unsteady), (2, vec!["bad"], vec!["once"]));
+        let started = std::fs::read_to_string(folder.path().join("started")).unwrap();
+        assert_eq!(started.lines().count(), 3, "a new host after each failure but the last");
     }
 }

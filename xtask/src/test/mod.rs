@@ -4,6 +4,7 @@
 mod boots;
 mod report;
 mod steps;
+mod stream;
 
 use std::time::{Duration, Instant};
 

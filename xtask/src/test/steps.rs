@@ -2,19 +2,20 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::Command;
 
 use object::Object;
 
 use super::Arguments;
 use super::boots::Boots;
 use super::report::{Counts, Outcome};
+use super::stream::{judge, stream};
 use crate::apt::{Apt, Suite};
 use crate::cargo::{self, Profile, TestBinary};
 use crate::workspace::Workspace;
-use crate::{child, files, fuzz, guest, host, process};
+use crate::{files, fuzz, guest, host, process};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -156,18 +157,17 @@ impl<'a> Steps<'a> {
         let (retries, hosts) = if hardware { (0, 1) } else { (1, emulated_hosts()) };
         let (wide, tests): (Vec<_>, Vec<_>) =
             tests.into_iter().partition(|test| WIDE_TARGETS.contains(&test.name.as_str()));
-        let host = |size: &[&str], script: &str| {
+        let host = |size: &[&str]| {
             let mut command = Command::new(std::env::current_exe()?);
             let memory = HOST_MEMORY_MIB.to_string();
-            command.args(["host", "--no-stdin", "--time-limit", HOST_LIMIT, "--memory", &memory]);
-            command.args(size).args(["--", "sh", "-c", script]);
+            command.args(["host", "--time-limit", HOST_LIMIT, "--memory", &memory]).args(size);
             self.add_environment(&mut command, Some(&carve))?;
-            Ok(command)
+            Ok::<_, Box<dyn Error>>(command)
         };
         let mut boots = Boots::list(&tests, retries, chosen)?;
-        boots.run(hosts, |script| host(&["--cpus", "1"], script))?;
+        boots.run(hosts, &host(&["--cpus", "1"])?)?;
         let mut wide = Boots::list(&wide, 1, chosen)?;
-        wide.run(1, |script| host(&["--emulated", "--cpus", "8", "--nodes", "2"], script))?;
+        wide.run(1, &host(&["--emulated", "--cpus", "8", "--nodes", "2"])?)?;
         println!("xtask: slowest: {}", boots.slowest().join(", "));
         let (mut counts, mut failed, mut unsteady) = boots.result();
         let (of_wide, failed_wide, unsteady_wide) = wide.result();
@@ -360,45 +360,6 @@ fn open_kvm() -> io::Result<File> {
 /// How many emulated hosts of one processor this machine can run at once.
 fn emulated_hosts() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get().min(4))
-}
-
-/// Runs a program whose exit code is the verdict.
-fn judge(command: &mut Command, complaint: &str) -> Result<Outcome> {
-    let (status, counts) = stream(command)?;
-    Ok(if status.success() {
-        Outcome::Passed(counts)
-    } else {
-        Outcome::Failed(counts, complaint.to_owned())
-    })
-}
-
-/// Runs a program, passes on what it prints, and counts tests in it.
-fn stream(command: &mut Command) -> Result<(ExitStatus, Counts)> {
-    let mut counts = Counts::default();
-    let status = stream_lines(command, |line| counts.read(line))?;
-    Ok((status, counts))
-}
-
-/// Runs a program, passes on what it prints, and shows `each` line to the caller.
-pub fn stream_lines(command: &mut Command, mut each: impl FnMut(&str)) -> Result<ExitStatus> {
-    let (reader, writer) = io::pipe()?;
-    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-    child::die_with_parent(command);
-    let spawned = command.spawn().map_err(|source| process::Error::Start {
-        program: command.get_program().to_string_lossy().into_owned(),
-        source,
-    });
-    // The command keeps our copies of the writing end, with which reading would never end.
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = spawned?;
-    let mut reader = BufReader::new(reader);
-    let mut line = Vec::new();
-    while reader.read_until(b'\n', &mut line)? != 0 {
-        io::stdout().write_all(&line)?;
-        each(&String::from_utf8_lossy(&line));
-        line.clear();
-    }
-    Ok(child.wait()?)
 }
 
 /// Makes sure the target is there; else why not.
