@@ -73,7 +73,9 @@ fn play(payload: &Path, transport: &str, seed: u64, operations: u64) -> Ended {
         "--no-reboot",
     ]);
     command.args(["--transport", transport, "--exit-record"]).arg(place("end"));
-    command.arg("--cmdline").arg(format!("hostile={seed} operations={operations}"));
+    let hypercalls = u8::from(support::is_hardware_virtualization());
+    let line = format!("hostile={seed} operations={operations} hypercalls={hypercalls}");
+    command.args(["--cmdline", &line]);
     command.arg("--disk").arg(format!("path={},queues=2", place("disk").display()));
     command.arg("--disk").arg(format!("path={},overlay=discard", place("overlaid").display()));
     command.arg("--console").arg(format!("file={}", place("console").display()));

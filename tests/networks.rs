@@ -8,10 +8,12 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use support::Running;
 use support::guests::{BOOT, DEFAULT, Guest, assert_clean, value};
 use support::networks::{
     Interface, interface, interface_exists, iperf3, iperf3_rate, iperf3_server,
 };
+use support::user::User;
 
 /// A Debian with iperf3 and the other programs, on a network.
 fn guest(net: &str) -> Guest {
@@ -143,17 +145,25 @@ fn what_a_guest_sends_and_receives_is_bounded() {
     }
 }
 
+/// Everything that needs no right on the host: every device there is, jailed as strictly as can be.
 #[test]
-fn a_guest_without_any_interface_of_the_host_reaches_out_and_is_reached() {
+fn a_guest_of_an_ordinary_user_with_every_device_reaches_out_and_is_reached() {
     // passt carries on what leaves the host, for which the host needs a way out.
     let uplink = Interface::bridge();
     support::tool(&format!("ip route add default via {}", uplink.guest(1)));
     let script = "busybox udhcpc -i eth0 -n -q -s /etc/udhcpc/default.script >/dev/null 2>&1 || echo bad=dhcp; echo address=$(ip -4 -o addr show eth0 | wc -l); \
+        for d in /sys/bus/virtio/devices/*; do d=$(readlink $d/driver); echo ${d##*/}; done | sort | uniq -c | tr -s ' \\n' ',' | sed 's/^/drivers=/'; echo; \
+        dd if=/dev/urandom of=/dev/vdb bs=1M count=8 oflag=direct status=none || echo bad=disk; \
         echo reached=$(socat -u TCP:$(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p'):18081 -); \
         echo listening=yes; socat -u TCP-LISTEN:80 - | sed 's/^/heard=/'";
     let listener = TcpListener::bind("127.0.0.1:18081").unwrap();
     thread::spawn(move || listener.accept().unwrap().0.write_all(b"a service\n").unwrap());
-    let mut running = guest("user,host,forward=127.0.0.1:18080:80").start(Some(script));
+    let user = User::ordinary();
+    let disk = user.file("disk", 8 << 20);
+    let guest = guest("user,host,forward=127.0.0.1:18080:80").with(
+        "--jail strict --disk path=disk --console file=console --vsock cid=3,socket=vsock --balloon",
+    );
+    let mut running = Running::start(&mut user.command(&guest.command(Some(script))));
     running.wait_for("listening=yes", BOOT);
     let deadline = Instant::now() + Duration::from_secs(60);
     while Instant::now() < deadline {
@@ -170,6 +180,18 @@ fn a_guest_without_any_interface_of_the_host_reaches_out_and_is_reached() {
     assert!(!log.contains("bad="), "{log}");
     assert_eq!((value(&log, "address"), value(&log, "heard")), ("1", "hello"));
     assert_eq!(value(&log, "reached"), "a service");
+    let drivers = value(&log, "drivers");
+    for driver in [
+        "2,virtio_blk",
+        "1,virtio_net",
+        "1,virtio_console",
+        "1,virtio_balloon",
+        "1,virtio_rng",
+        "1,vmw_vsock",
+    ] {
+        assert!(drivers.contains(driver), "{driver} in {drivers}");
+    }
+    assert_ne!(std::fs::read(&disk).unwrap(), vec![0; 8 << 20]);
 }
 
 #[test]

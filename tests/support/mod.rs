@@ -11,6 +11,7 @@ pub mod networks;
 pub mod payload;
 pub mod ptrace;
 pub mod pty;
+pub mod user;
 
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
@@ -296,6 +297,12 @@ pub fn program(name: &str) -> bool {
         eprintln!("skipped: there is no program {name}");
     }
     found
+}
+
+/// Whether this machine, which may be emulated, virtualizes in hardware.
+pub fn is_hardware_virtualization() -> bool {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    cpus.split_whitespace().any(|flag| matches!(flag, "svm" | "vmx"))
 }
 
 /// Whether this process is root's.

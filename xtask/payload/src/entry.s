@@ -166,25 +166,31 @@ second_long:
     iretq
 
 # For ring 3 to call: what it may not do itself. EDI chooses, ECX, EAX and EDX are the instruction's; R8 is lost. What
-# faults does nothing. The way into ring 0 is a fault, which every KVM can do.
+# faults does nothing. Where a hypercall is to write to memory, it is to be none of this program's. The way into ring 0 is a fault, which every KVM can do.
     .globl call_privileged
 call_privileged:
     hlt
     ret
 
 privileged:
+    mov r8, rbx
     cmp edi, 0
     je 6f
     cmp edi, 1
     je 7f
-    mov r8, rbx
+    cmp edi, 3
+    je 8f
     cpuid
-    mov rbx, r8
     jmp privileged_end
 6:  rdmsr
     jmp privileged_end
 7:  wrmsr
+    jmp privileged_end
+8:  mov ebx, edx
+    or ebx, 0x1000000
+    vmcall
 privileged_end:
+    mov rbx, r8
     iretq
 
     .balign 16

@@ -6,7 +6,8 @@
 //!
 //! - `bench=block|net`, `cycles=N` (TSC cycles of each workload), `run=NAME[,NAME…]`: polls the rings of a device; a
 //!   line `begin NAME` before and a line `end NAME OPERATIONS CYCLES` after each workload.
-//! - `hostile=SEED`, `operations=N`: plays a driver that means harm, see [`hostile`].
+//! - `hostile=SEED`, `operations=N`, `hypercalls=1`: plays a driver that means harm, see [`hostile`]; makes hypercalls,
+//!   too, on which a KVM without hardware virtualization stands still.
 //! - `drive=SEED`: makes every device work, says `driving` and asks nothing of them any more.
 
 #![no_std]
@@ -44,7 +45,8 @@ extern "sysv64" fn payload_main(start_info: *const u64) -> ! {
     let names = word(line, "run=").unwrap_or_default().split(',');
     let number = |key| word(line, key).and_then(|word| word.parse().ok());
     if let Some(seed) = number("hostile=") {
-        hostile::run(seed, number("operations=").unwrap_or(100_000));
+        let hypercalls = number("hypercalls=") == Some(1);
+        hostile::run(seed, number("operations=").unwrap_or(100_000), hypercalls);
         exit(0);
     }
     let cycles = number("cycles=").unwrap_or(1_000_000_000);

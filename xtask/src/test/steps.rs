@@ -41,6 +41,10 @@ const KVM_TARGETS: [&str; 12] = [
 /// Those that run on an emulated host of several CPUs and NUMA nodes, whose guests are of a few instructions: QEMU loses
 /// such hosts where nested guests do more.
 const WIDE_TARGETS: [&str; 1] = ["division"];
+/// What runs on a host with hardware virtualization, too, even an emulated one: hypercalls are made only there.
+const HOSTILE: &str = "hostile";
+/// How much of that an emulated host can do in some ten seconds.
+const HOSTILE_OPERATIONS: &str = "2000";
 /// Programs that tests run beside Carve, also in an emulated host, which sees this machine's files: to disassemble ACPI
 /// tables, make networks and images, and talk to guests.
 const TOOLS: [(&str, &str, Suite); 6] = [
@@ -142,10 +146,11 @@ impl<'a> Steps<'a> {
         let quick = self.arguments.quick;
         // Tiny guests need no emulated host where this machine has any KVM at all.
         let kvm_here = open_kvm().is_ok();
+        let hardware = host::hardware_kvm();
         let tests = self.targets(|test| {
             let name = test.name.as_str();
-            let elsewhere =
-                LOCAL_TARGETS.contains(&name) || kvm_here && KVM_TARGETS.contains(&name);
+            let here = kvm_here && KVM_TARGETS.contains(&name) && (hardware || name != HOSTILE);
+            let elsewhere = LOCAL_TARGETS.contains(&name) || here;
             if quick { name == "boot" } else { !elsewhere }
         })?;
         let filter = self.arguments.filter.clone();
@@ -153,7 +158,6 @@ impl<'a> Steps<'a> {
             Some(filter) => name.contains(filter.as_str()),
             None => !quick || name == QUICK_BOOT,
         };
-        let hardware = host::hardware_kvm();
         let (retries, hosts) = if hardware { (0, 1) } else { (1, emulated_hosts()) };
         let (wide, tests): (Vec<_>, Vec<_>) =
             tests.into_iter().partition(|test| WIDE_TARGETS.contains(&test.name.as_str()));
@@ -161,6 +165,7 @@ impl<'a> Steps<'a> {
             let mut command = Command::new(std::env::current_exe()?);
             let memory = HOST_MEMORY_MIB.to_string();
             command.args(["host", "--time-limit", HOST_LIMIT, "--memory", &memory]).args(size);
+            command.env("CARVE_HOSTILE_OPERATIONS", HOSTILE_OPERATIONS);
             self.add_environment(&mut command, Some(&carve))?;
             Ok::<_, Box<dyn Error>>(command)
         };

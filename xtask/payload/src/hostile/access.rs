@@ -1,8 +1,12 @@
 //! Accesses of every width to memory, ports, and what only ring 0 may touch.
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::random::Random;
+
+/// Whether hypercalls are made.
+pub static HYPERCALLS: AtomicBool = AtomicBool::new(false);
 
 /// Widths in bytes of one access to memory.
 pub const WIDTHS: [u64; 4] = [1, 2, 4, 8];
@@ -93,8 +97,8 @@ pub fn mend_serial() {
     }
 }
 
-/// Instructions that only ring 0 may use, by way of a fault: model-specific registers and CPUID. No hypercalls, on
-/// which a KVM without hardware virtualization stands still.
+/// Instructions that only ring 0 may use, by way of a fault: model-specific registers, CPUID, and hypercalls where they
+/// are made.
 pub fn privileged(random: &mut Random) {
     const MSRS: [u32; 14] = [
         0x10,
@@ -112,7 +116,7 @@ pub fn privileged(random: &mut Random) {
         0xc001_0015,
         0x4000_0000,
     ];
-    let what = random.below(3) as u32;
+    let what = random.below(3 + u64::from(HYPERCALLS.load(Ordering::Relaxed))) as u32;
     // Writing may only break this processor, at registers that it needs; they are left out.
     let register = match (what, random.below(4)) {
         (0, 0) => random.next() as u32,
@@ -120,8 +124,12 @@ pub fn privileged(random: &mut Random) {
         (1, _) => random.pick(&[0x8b, 0xfe, 0x17a, 0x200, 0x277, 0x4000_0000, 0x4000_0001, 0xdead]),
         _ => random.value() as u32,
     };
-    let value = random.value();
-    // SAFETY: the handler changes no memory and keeps all registers but these.
+    let value = match what {
+        // The known ones are below 16 (linux/kvm_para.h).
+        3 => random.value() & !0xffff_ffff | random.below(16),
+        _ => random.value(),
+    };
+    // SAFETY: the handler changes no memory of this program's and keeps all registers but these.
     unsafe {
         asm!(
             "call call_privileged",

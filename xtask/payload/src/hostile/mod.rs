@@ -32,7 +32,8 @@ const ROUND: u64 = 512;
 static STARTED: AtomicBool = AtomicBool::new(false);
 
 /// Does `operations` operations, while a second processor, where there is one, does as much as it can.
-pub fn run(seed: u64, operations: u64) {
+pub fn run(seed: u64, operations: u64, hypercalls: bool) {
+    access::HYPERCALLS.store(hypercalls, Ordering::Relaxed);
     // Touched before anybody measures how much memory the monitor has.
     for page in (ARENA..RAM_END).step_by(4096) {
         access::write(page, 8, 0);
