@@ -48,6 +48,12 @@ impl Interface {
         &self.name
     }
 
+    /// How many frames have come from the guest.
+    pub fn frames_from_guest(&self) -> u64 {
+        let path = format!("/sys/class/net/{}/statistics/rx_packets", self.name);
+        std::fs::read_to_string(path).unwrap().trim().parse().unwrap()
+    }
+
     /// The host's address.
     pub fn host(&self) -> String {
         self.address(1)
