@@ -109,7 +109,7 @@ fn map_region(range: Range<u64>, config: &VmConfig) -> Result<RamRegion, Error> 
 /// [`Error::Prefault`]
 pub fn settle(memory: &GuestMemory, config: &VmConfig) -> Result<(), Error> {
     for region in memory.iter() {
-        keep_from_children(region);
+        keep_to_this_process(region);
         want_huge_pages(region, 0, config);
         if config.memory.prefault {
             let size = Size::from_bytes(region.len());
@@ -131,11 +131,14 @@ fn want_huge_pages(region: &RamRegion, from: usize, config: &VmConfig) {
 }
 
 /// Leaves the region out of child processes, which execute another program at once: to copy the page
-/// tables of a large guest would take long, and make it fault for every page it writes afterwards.
-fn keep_from_children(region: &RamRegion) {
+/// tables of a large guest would take long, and make it fault for every page it writes afterwards. And out of core
+/// dumps, which a process outside of a jail may leave: what a guest has in its memory is the guest's.
+fn keep_to_this_process(region: &RamRegion) {
     let Some((start, len)) = tail(region, 0) else { return };
-    // SAFETY: advice on a region's own mapping, which no child process uses.
-    let _ = unsafe { madvise(start.cast(), len, Advice::LinuxDontFork) };
+    for advice in [Advice::LinuxDontFork, Advice::LinuxDontDump] {
+        // SAFETY: advice on a region's own mapping, which no child process uses.
+        let _ = unsafe { madvise(start.cast(), len, advice) };
+    }
 }
 
 fn populate(region: &RamRegion) -> io::Result<()> {

@@ -75,3 +75,18 @@ fn the_mapping_goes_with_its_last_user() {
     let asked = unsafe { libc::mincore(host.cast(), 4096, &raw mut present) };
     assert_eq!(asked, -1);
 }
+
+#[test]
+fn guest_memory_is_in_no_core_dump_and_no_child() {
+    let memory = map_all("memory = '4MiB'");
+    let host = memory.iter().next().unwrap().get_host_address(MemoryRegionAddress(0)).unwrap();
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    // A mapping's first line begins with its addresses; "dc" and "dd" are its advice (proc_pid_smaps(5)).
+    let of_guest = maps.split("\nVmFlags: ").zip(maps.split("\nVmFlags: ").skip(1));
+    let (_, flags) = of_guest
+        .filter(|(mapping, _)| mapping.contains(&format!("{:x}-", host.addr())))
+        .last()
+        .unwrap();
+    let flags: Vec<_> = flags.lines().next().unwrap().split_whitespace().collect();
+    assert!(flags.contains(&"dc") && flags.contains(&"dd"), "{flags:?}");
+}
