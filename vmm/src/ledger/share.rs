@@ -131,8 +131,8 @@ impl Share {
         let mut group = None;
         if let Some(own) = booking.cgroup.as_ref().filter(|_| hierarchy.is_usable()) {
             let before = own_group();
-            hierarchy.apply(above.iter().chain([own]))?;
-            hierarchy.enter(&own.path)?;
+            hierarchy.apply(above)?;
+            hierarchy.occupy(own)?;
             let temporary = booking.origin == Origin::Command;
             group = Some(Group { hierarchy, path: own.path.clone(), before, temporary });
         }
