@@ -40,6 +40,8 @@ const KVM_TARGETS: [&str; 12] = [
 /// Those that run on an emulated host of several CPUs and NUMA nodes, whose guests are of a few instructions: QEMU loses
 /// such hosts where nested guests do more.
 const WIDE_TARGETS: [&str; 1] = ["division"];
+/// Those that run on an emulated host of which systemd is the first process.
+const SYSTEMD_TARGETS: [&str; 1] = ["systemd"];
 /// Programs that tests run beside Carve, also in an emulated host, which sees this machine's files: to disassemble ACPI
 /// tables, make networks and images, and talk to guests.
 const TOOLS: [(&str, &str, Suite); 6] = [
@@ -154,8 +156,12 @@ impl<'a> Steps<'a> {
         };
         let hardware = host::hardware_kvm();
         let (retries, hosts) = if hardware { (0, 1) } else { (1, emulated_hosts()) };
-        let (wide, tests): (Vec<_>, Vec<_>) =
-            tests.into_iter().partition(|test| WIDE_TARGETS.contains(&test.name.as_str()));
+        let is_of = |targets: &'static [&str]| {
+            move |test: &TestBinary| targets.contains(&test.name.as_str())
+        };
+        let (wide, tests): (Vec<_>, Vec<_>) = tests.into_iter().partition(is_of(&WIDE_TARGETS));
+        let (systemd, tests): (Vec<_>, Vec<_>) =
+            tests.into_iter().partition(is_of(&SYSTEMD_TARGETS));
         let host = |size: &[&str], script: &str| {
             let mut command = Command::new(std::env::current_exe()?);
             let memory = HOST_MEMORY_MIB.to_string();
@@ -168,12 +174,16 @@ impl<'a> Steps<'a> {
         boots.run(hosts, |script| host(&["--cpus", "1"], script))?;
         let mut wide = Boots::list(&wide, 1, chosen)?;
         wide.run(1, |script| host(&["--emulated", "--cpus", "8", "--nodes", "2"], script))?;
+        let mut systemd = Boots::list(&systemd, 1, chosen)?;
+        systemd.run(1, |script| host(&["--init", "systemd", "--cpus", "4"], script))?;
         println!("xtask: slowest: {}", boots.slowest().join(", "));
         let (mut counts, mut failed, mut unsteady) = boots.result();
-        let (of_wide, failed_wide, unsteady_wide) = wide.result();
-        counts += of_wide;
-        failed.extend(failed_wide);
-        unsteady.extend(unsteady_wide);
+        for others in [&wide, &systemd] {
+            let (counted, failed_others, unsteady_others) = others.result();
+            counts += counted;
+            failed.extend(failed_others);
+            unsteady.extend(unsteady_others);
+        }
         if !unsteady.is_empty() {
             println!("xtask: passed only when run again: {}", unsteady.join(", "));
         }
