@@ -9,9 +9,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use support::divided::{Divided, group, has_group, is_run_by_systemd};
+use support::divided::{CGROUPS, Divided, clear_groups, group, has_group, is_run_by_systemd};
 use support::host::until;
-use support::tool;
+use support::{payload, tool};
 
 const TWO_TENANTS: &str = r#"
 version = 1
@@ -123,6 +123,10 @@ fn groups_are_units_that_are_limited_changed_and_ended_by_systemd() {
     until(|| !is_active("carve-extra.scope") && !has_group("carve-extra.scope"));
     divided.verify();
     assert_eq!(property("carve-extra.scope", "LoadState"), "not-found");
+    divided.carve("start extra").ok();
+    assert!(is_active("carve-extra.scope"));
+    divided.carve("rm -f extra").ok();
+    until(|| property("carve-extra.scope", "LoadState") == "not-found");
 
     // Who is down keeps its share, which is its tenant's; of the VMs nothing is left.
     divided.carve("down -t 0").ok();
@@ -187,4 +191,95 @@ fn the_service_starts_the_vms_of_the_file_and_stops_them_all_at_once() {
     divided.verify();
     divided.carve("down -t 0").ok();
     tool("systemctl stop carve.service");
+}
+
+/// Root's own guests and those of tenants' users, which go with it.
+struct System(tempfile::TempDir);
+
+impl System {
+    fn command(line: &str) -> Command {
+        let mut command = support::carve();
+        command.env_remove("CARVE_ROOT").args(line.split_whitespace());
+        command
+    }
+
+    #[track_caller]
+    fn carve(line: &str) -> String {
+        said(Self::command(line))
+    }
+
+    fn apply(&self, file: &str) {
+        let path = self.0.path().join("carve.toml");
+        fs::write(&path, file).unwrap();
+        Self::carve(&format!("apply -t 0 --prune {}", path.display()));
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        clear_groups();
+        self.apply("version = 1\n");
+        clear_groups();
+    }
+}
+
+#[track_caller]
+fn said(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn what_a_tenants_user_starts_is_in_a_scope_of_the_tenants() {
+    if !runs_here() {
+        return;
+    }
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    fs::write("/etc/passwd", users + "ada:x:4001:4001::/home/ada:/bin/sh\n").unwrap();
+    tool("install -d -o 4001 -g 4001 /home/ada");
+    tool("chmod 666 /dev/kvm");
+    let system = System(tempfile::tempdir_in("/srv").unwrap());
+    tool(&format!("chmod 755 {}", system.0.path().display()));
+    let kernel = system.0.path().join("halt");
+    payload::write_elf(payload::halt(), &kernel);
+    let file = format!(
+        "[host]\nreserve = {{ cpus = \"0\", memory = \"1GiB\" }}\n\
+         [tenant.acme]\nuser = \"ada\"\ncpus = 2\nmemory = \"512MiB\"\n\
+         [defaults]\nkernel = \"{}\"\nmemory = \"64MiB\"\n[vm.db]\ntenant = \"acme\"\n",
+        kernel.display()
+    );
+    system.apply(&file);
+    let scope = "carve-acme:users.scope";
+    assert!(!is_active(scope));
+    // The first session makes it; it is held to what db leaves.
+    let carve = support::carve().get_program().to_string_lossy().into_owned();
+    let as_ada = |line: &str| {
+        let mut command = System::command("enter acme sh -c");
+        command.arg(line.replace("carve ", &format!("{carve} ")));
+        said(command)
+    };
+    let run = format!("carve run -d --name x --memory 64MiB --kernel {}", kernel.display());
+    as_ada(&format!("{run} && carve verify && cat /proc/self/cgroup"));
+    assert!(is_active(scope));
+    assert_eq!(property(scope, "CPUWeight"), "5000");
+    let own = format!("carve-acme.slice/{scope}/carve-x.scope");
+    assert_eq!(group(&format!("{own}/cpu.max")), "100000 100000");
+    // It outlives the session, and what systemd reads again.
+    tool("systemctl daemon-reload");
+    as_ada("carve verify");
+    let place = as_ada("cat /proc/self/cgroup");
+    assert_eq!(place.trim(), format!("0::/carve.slice/carve-acme.slice/{scope}/sessions"));
+    // Its limits are not the user's to change, nor those of the tenant.
+    for file in [format!("{scope}/memory.max"), "memory.max".into(), "cgroup.procs".into()] {
+        let line = format!("! echo max > {CGROUPS}/carve-acme.slice/{file}");
+        as_ada(&format!("sh -c {line:?} 2>/dev/null"));
+    }
+    System::carve("verify");
+    system.apply(&file.replace("cpus = 2", "cpus = 3"));
+    assert_eq!(property(scope, "CPUWeight"), "6667");
+    as_ada("carve rm -f x");
+    until(|| property(scope, "LoadState") == "not-found");
+    system.apply("version = 1\n");
+    assert!(!is_active("carve-acme.slice"));
 }

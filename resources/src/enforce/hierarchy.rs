@@ -81,6 +81,16 @@ fn read(path: &Path) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.trim_end().to_owned())
 }
 
+/// Makes a group that may be there already.
+fn make(folder: &Path) -> Result<(), HierarchyError> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(failed("make the control group", folder)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Gives a group with what its owner needs to have groups in it.
 fn give(folder: &Path, uid: u32, gid: u32) -> Result<(), HierarchyError> {
     let files = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"];
@@ -155,12 +165,7 @@ impl Hierarchy {
             if opened.insert(parent.clone()) {
                 self.open(&parent, &CONTROLLERS)?;
             }
-            match fs::create_dir(&folder) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(failed("make the control group", &folder)(error));
-                }
-                _ => {}
-            }
+            make(&folder)?;
             self.limit(group, &folder)?;
         }
         Ok(())
@@ -240,15 +245,27 @@ impl Hierarchy {
         // Groups are the kernel's memory: a user must not fill it with them.
         write(&folder.join("cgroup.max.descendants"), GROUPS_OF_A_USER)?;
         let sessions = folder.join(Self::SESSIONS);
-        match fs::create_dir(&sessions) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed("make the control group", &sessions)(error));
-            }
-            _ => {}
-        }
+        make(&sessions)?;
         give(&folder, uid, gid)?;
         let path = sessions.join("cgroup.procs");
         chown(&path, Some(uid), Some(gid)).map_err(failed("give away", &path))
+    }
+
+    /// Moves the process that calls into [`Self::SESSIONS`] of a group that was given to a user. A scope of systemd's is
+    /// there only while somebody is in it: it begins with this process, and is given then.
+    ///
+    /// # Errors
+    ///
+    /// The group is not there and cannot be made, or lets nobody in.
+    pub fn begin_session(&self, group: &Cgroup, uid: u32, gid: u32) -> Result<(), HierarchyError> {
+        let sessions = format!("{}/{}", group.path, Self::SESSIONS);
+        if self.keeper == Keeper::Systemd && !self.folder(&group.path).exists() {
+            self.occupy_unit(group)?;
+            make(&self.folder(&sessions))?;
+            self.enter(&sessions)?;
+            return self.delegate(&group.path, uid, gid);
+        }
+        self.enter(&sessions)
     }
 
     /// Takes a group back from the user it was given to.
