@@ -10,7 +10,7 @@
 
 mod hierarchy;
 mod process;
-mod systemd;
+pub(crate) mod systemd;
 
 pub use hierarchy::{Difference, Hierarchy, HierarchyError};
 pub use process::{ProcessError, Settings, affinity_of, pin};

@@ -23,6 +23,8 @@ use crate::plan::Cgroup;
 
 pub use self::bus::Error;
 
+/// The socket of the system bus, below the root.
+pub const BUS: &str = "run/dbus/system_bus_socket";
 /// Has the VMs of the host file end before systemd ends what is left.
 const SERVICE: &str = "carve.service";
 /// How long the scope of a process that has ended may take to go.
