@@ -231,11 +231,18 @@ fn control_groups(host: &Inventory) -> Finding {
     let remedy = "limits on guests need version 2: boot with systemd.unified_cgroup_hierarchy=1, \
                   or mount cgroup2 on /sys/fs/cgroup";
     match host.cgroup {
-        Some(Cgroup::V2) => ok(name, "version 2"),
+        Some(Cgroup::V2) => match host.systemd_bus {
+            Some(true) => ok(name, "version 2, by systemd"),
+            Some(false) => warn(name, "version 2, but systemd cannot be asked", BUS_REMEDY),
+            None => ok(name, "version 2"),
+        },
         Some(Cgroup::V1) => warn(name, "version 1", remedy),
         None => warn(name, "none", remedy),
     }
 }
+
+const BUS_REMEDY: &str =
+    "limits on guests of a divided host need the system bus: install and start dbus";
 
 /// Controllers without which a user's own limits of CPUs and disks cannot be.
 const DELEGATED: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];

@@ -70,10 +70,11 @@ fn what_guests_cannot_run_without_makes_a_host_unfit() {
 #[test]
 fn what_only_costs_something_is_a_warning_with_a_remedy() {
     type Change = fn(&mut Facts);
-    let changes: [(&str, Change); 6] = [
+    let changes: [(&str, Change); 7] = [
         ("optional capabilities", |f| f.kvm.as_mut().unwrap().capabilities[1].present = false),
         ("control groups", |f| f.inventory.cgroup = Some(Cgroup::V1)),
         ("control groups", |f| f.inventory.cgroup = None),
+        ("control groups", |f| f.inventory.systemd_bus = Some(false)),
         ("transparent huge pages", |f| f.inventory.transparent_hugepages = Some("never".into())),
         ("memory", |f| f.inventory.memory_available = Some(Size::from_mib(1))),
         ("tun", |f| f.inventory.device_nodes[0].1 = false),

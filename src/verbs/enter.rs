@@ -8,7 +8,6 @@ use std::process::{Command, ExitCode};
 
 use resources::User;
 use resources::config::Name;
-use resources::enforce::Hierarchy;
 use vmm::guests::Folders;
 use vmm::ledger::Tenancy;
 
@@ -45,7 +44,7 @@ pub fn run(args: &EnterArgs) -> Result<ExitCode, super::Error> {
     let tenancy = Tenancy::named(&folders, tenant)?.ok_or_else(|| Error::NoUser(tenant.clone()))?;
     let user = User::named(Path::new("/"), &tenancy.user)?
         .ok_or_else(|| Error::Unknown { tenant: tenant.clone(), user: tenancy.user.clone() })?;
-    Hierarchy::new().enter(&tenancy.sessions())?;
+    tenancy.begin_session(&user)?;
     let source = command(&user, &args.command).exec();
     Err(Error::Become { user: user.name, source }.into())
 }

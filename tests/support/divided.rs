@@ -3,6 +3,7 @@
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,8 +66,17 @@ impl Drop for Divided {
     }
 }
 
+/// Whether the host's first process is systemd, whose the control groups are then.
+pub fn is_run_by_systemd() -> bool {
+    Path::new("/run/systemd/system").exists()
+}
+
 /// Ends what is left in control groups of Carve's, and removes them.
 pub fn clear_groups() {
+    if is_run_by_systemd() {
+        // Everything in it ends with it.
+        Command::new("systemctl").args(["stop", "carve.slice"]).status().unwrap();
+    }
     for _ in 0..50 {
         if !Path::new(CGROUPS).exists() {
             return;

@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::enforce::systemd::{self, Systemd};
 use crate::plan::Cgroup;
+
+mod units;
 
 /// Where systemd and everybody else mount them.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -30,6 +33,16 @@ const TOP: &str = "carve.slice";
 #[derive(Clone, Debug)]
 pub struct Hierarchy {
     root: PathBuf,
+    keeper: Keeper,
+}
+
+/// Who makes groups, and writes the limits of those that Carve does not make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeper {
+    /// Carve, and nobody else.
+    Carve,
+    /// systemd, which is asked.
+    Systemd,
 }
 
 /// Why a control group is not as it should be.
@@ -68,6 +81,16 @@ fn read(path: &Path) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.trim_end().to_owned())
 }
 
+/// Makes a group that may be there already.
+fn make(folder: &Path) -> Result<(), HierarchyError> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(failed("make the control group", folder)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Gives a group with what its owner needs to have groups in it.
 fn give(folder: &Path, uid: u32, gid: u32) -> Result<(), HierarchyError> {
     let files = ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"];
@@ -79,7 +102,10 @@ fn give(folder: &Path, uid: u32, gid: u32) -> Result<(), HierarchyError> {
 
 impl Default for Hierarchy {
     fn default() -> Self {
-        Self::at(ROOT)
+        // Others than root have been given the group in which they make theirs.
+        let asked = rustix::process::geteuid().is_root() && systemd::runs(Path::new("/"));
+        let keeper = if asked { Keeper::Systemd } else { Keeper::Carve };
+        Self { root: ROOT.into(), keeper }
     }
 }
 
@@ -87,7 +113,7 @@ impl Hierarchy {
     /// The group in one that was given to a user, in which the user's other processes are.
     pub const SESSIONS: &str = "sessions";
 
-    /// The control groups of this host, in `/sys/fs/cgroup`.
+    /// The control groups of this host, in `/sys/fs/cgroup`; by systemd where that is its first process.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -96,7 +122,14 @@ impl Hierarchy {
     /// Those in another folder.
     #[must_use]
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), keeper: Keeper::Carve }
+    }
+
+    /// Whether the group of a VM is there without a process in it. To systemd it is a scope, which goes with its last
+    /// process.
+    #[must_use]
+    pub fn outlives_processes(&self) -> bool {
+        self.keeper == Keeper::Carve
     }
 
     /// The folder of a control group.
@@ -113,7 +146,7 @@ impl Hierarchy {
     }
 
     /// Makes each group and writes its limits; one that is there gets the new ones. `groups` has each
-    /// group after those above it.
+    /// group after those above it. Those of VMs are made where they [outlive](Self::outlives_processes) processes.
     ///
     /// # Errors
     ///
@@ -122,32 +155,30 @@ impl Hierarchy {
         &self,
         groups: impl IntoIterator<Item = &'g Cgroup>,
     ) -> Result<(), HierarchyError> {
+        if self.keeper == Keeper::Systemd {
+            return self.apply_units(groups.into_iter());
+        }
         let mut opened = BTreeSet::new();
         for group in groups {
             let folder = self.folder(&group.path);
             let parent = folder.parent().unwrap_or(&self.root).to_owned();
             if opened.insert(parent.clone()) {
-                self.open(&parent)?;
+                self.open(&parent, &CONTROLLERS)?;
             }
-            match fs::create_dir(&folder) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(failed("make the control group", &folder)(error));
-                }
-                _ => {}
-            }
+            make(&folder)?;
             self.limit(group, &folder)?;
         }
         Ok(())
     }
 
-    /// Lets groups in `folder` have limits, by every controller that the folder itself has.
-    fn open(&self, folder: &Path) -> Result<(), HierarchyError> {
+    /// Lets groups in `folder` have limits, by every one of these controllers that the folder itself has.
+    fn open(&self, folder: &Path, controllers: &[&str]) -> Result<(), HierarchyError> {
         let path = folder.join("cgroup.controllers");
         let available = fs::read_to_string(&path).map_err(failed("read", &path))?;
         let path = folder.join("cgroup.subtree_control");
         let enabled = read(&path).unwrap_or_default();
         let has = |list: &str, name: &str| list.split_whitespace().any(|word| word == name);
-        for name in CONTROLLERS {
+        for name in controllers {
             if has(&available, name) && !has(&enabled, name) {
                 write(&path, &format!("+{name}"))?;
             }
@@ -210,19 +241,31 @@ impl Hierarchy {
     /// The file or folder that cannot be given away.
     pub fn delegate(&self, path: &str, uid: u32, gid: u32) -> Result<(), HierarchyError> {
         let folder = self.folder(path);
-        self.open(&folder)?;
+        self.open(&folder, &CONTROLLERS)?;
         // Groups are the kernel's memory: a user must not fill it with them.
         write(&folder.join("cgroup.max.descendants"), GROUPS_OF_A_USER)?;
         let sessions = folder.join(Self::SESSIONS);
-        match fs::create_dir(&sessions) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed("make the control group", &sessions)(error));
-            }
-            _ => {}
-        }
+        make(&sessions)?;
         give(&folder, uid, gid)?;
         let path = sessions.join("cgroup.procs");
         chown(&path, Some(uid), Some(gid)).map_err(failed("give away", &path))
+    }
+
+    /// Moves the process that calls into [`Self::SESSIONS`] of a group that was given to a user. A scope of systemd's is
+    /// there only while somebody is in it: it begins with this process, and is given then.
+    ///
+    /// # Errors
+    ///
+    /// The group is not there and cannot be made, or lets nobody in.
+    pub fn begin_session(&self, group: &Cgroup, uid: u32, gid: u32) -> Result<(), HierarchyError> {
+        let sessions = format!("{}/{}", group.path, Self::SESSIONS);
+        if self.keeper == Keeper::Systemd && !self.folder(&group.path).exists() {
+            self.occupy_unit(group)?;
+            make(&self.folder(&sessions))?;
+            self.enter(&sessions)?;
+            return self.delegate(&group.path, uid, gid);
+        }
+        self.enter(&sessions)
     }
 
     /// Takes a group back from the user it was given to.
@@ -235,6 +278,21 @@ impl Hierarchy {
         match fs::metadata(&folder) {
             Ok(found) if found.uid() != 0 => give(&folder, 0, 0),
             _ => Ok(()),
+        }
+    }
+
+    /// Moves the process that calls into the group of a VM, which is made for it where it is not there yet.
+    ///
+    /// # Errors
+    ///
+    /// The file that cannot be written, or what systemd says.
+    pub fn occupy(&self, group: &Cgroup) -> Result<(), HierarchyError> {
+        match self.keeper {
+            Keeper::Systemd => self.occupy_unit(group),
+            Keeper::Carve => {
+                self.apply([group])?;
+                self.enter(&group.path)
+            }
         }
     }
 
@@ -281,6 +339,9 @@ impl Hierarchy {
     ///
     /// There are processes or groups in it.
     pub fn remove(&self, path: &str) -> Result<(), HierarchyError> {
+        if self.keeper == Keeper::Systemd {
+            return self.remove_unit(path);
+        }
         let folder = self.folder(path);
         let begun = Instant::now();
         let removed = loop {
@@ -309,21 +370,28 @@ impl Hierarchy {
             let above = path.match_indices('/').map(|(end, _)| &path[..end]);
             keep.extend(above.chain([path]));
         }
-        self.sweep_below(TOP, &keep);
+        let systemd = (self.keeper == Keeper::Systemd).then(|| self.connect());
+        // Without an answer it is swept another time, as is what is in use.
+        if let Ok(mut systemd) = systemd.transpose() {
+            self.sweep_below(TOP, &keep, systemd.as_mut());
+        }
     }
 
-    fn sweep_below(&self, path: &str, keep: &BTreeSet<&str>) {
+    fn sweep_below(&self, path: &str, keep: &BTreeSet<&str>, mut systemd: Option<&mut Systemd>) {
         let entries = fs::read_dir(self.folder(path)).into_iter().flatten().flatten();
         for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
             let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
             // Whatever others may have put there stays.
             if name.starts_with("carve-") || name == Self::SESSIONS {
-                self.sweep_below(&format!("{path}/{name}"), keep);
+                self.sweep_below(&format!("{path}/{name}"), keep, systemd.as_deref_mut());
             }
         }
         if !keep.contains(path) {
             // In use: it is swept another time.
-            let _ = fs::remove_dir(self.folder(path));
+            let _ = match systemd {
+                Some(systemd) => self.end_unit(systemd, path).is_ok(),
+                None => fs::remove_dir(self.folder(path)).is_ok(),
+            };
         }
     }
 }

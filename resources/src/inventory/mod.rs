@@ -9,6 +9,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::enforce::systemd;
 use crate::{CpuSet, Size};
 
 mod host;
@@ -32,6 +33,9 @@ pub struct Inventory {
     pub memory_available: Option<Size>,
     /// The hierarchy control groups are in.
     pub cgroup: Option<Cgroup>,
+    /// Whether the system bus is there, over which systemd is asked for control groups; nothing where it is not the
+    /// host's first process.
+    pub systemd_bus: Option<bool>,
     /// Mode of transparent huge pages: `always`, `madvise` or `never`.
     pub transparent_hugepages: Option<String>,
     /// Pools of reserved huge pages, the smallest pages first.
@@ -75,6 +79,7 @@ impl Inventory {
             memory_total: meminfo(root, "MemTotal"),
             memory_available: meminfo(root, "MemAvailable"),
             cgroup: cgroup(root),
+            systemd_bus: systemd::runs(root).then(|| root.join(systemd::BUS).exists()),
             transparent_hugepages: read(root, "sys/kernel/mm/transparent_hugepage/enabled")
                 .and_then(|modes| selected(&modes)),
             hugepage_pools: host::huge_pages(root, "sys/kernel/mm/hugepages"),

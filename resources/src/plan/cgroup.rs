@@ -4,7 +4,8 @@
 //! ```text
 //! carve.slice                          a cpuset partition of all CPUs that are not kept for the host
 //! ├─ carve-TENANT.slice                the reservation of a tenant
-//! │  └─ carve-VM.scope                 one VM
+//! │  ├─ carve-VM.scope                 one VM
+//! │  └─ carve-TENANT:users.scope       under systemd only: all that the tenant's user starts
 //! └─ carve-VM.scope                    a VM without a tenant
 //! ```
 //!
@@ -370,7 +371,7 @@ impl Tree<'_> {
 }
 
 /// `part` of `all` as a weight.
-fn weight(part: u64, all: u64) -> u64 {
+pub(super) fn weight(part: u64, all: u64) -> u64 {
     let scaled =
         (u128::from(part) * u128::from(HEAVIEST) + u128::from(all / 2)) / u128::from(all.max(1));
     u64::try_from(scaled).unwrap_or(HEAVIEST).clamp(1, HEAVIEST)

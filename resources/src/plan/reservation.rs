@@ -6,17 +6,19 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cgroup, Origin, Owner, Plan, Present};
+use super::cgroup::weight;
+use super::{Cgroup, HostCpus, Origin, Owner, Plan, Present};
 use crate::config::Name;
 use crate::config::host::{HostConfig, Smt};
 use crate::inventory::Host;
+use crate::{Size, Thousandths};
 
 /// What a tenant has, for whoever may book in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservation {
     /// The tenant.
     pub tenant: Name,
-    /// Its control group, in which its guests are.
+    /// The control group in which its user's guests are: its own, or a [scope](Self::within_scope) in that.
     pub group: Cgroup,
     /// Whether its guests need core-scheduling cookies, as siblings may serve other tenants.
     pub core_scheduling: bool,
@@ -57,6 +59,39 @@ impl Reservation {
             config: own,
             present: held,
         })
+    }
+
+    /// The same with the user's guests in a scope of their own in the tenant's control group, for hosts on which that
+    /// group cannot be the user's to make groups in. The scope is held to what the tenant's VMs of the host file leave.
+    #[must_use]
+    pub fn within_scope(mut self) -> Self {
+        let bookings = self.present.bookings.values();
+        let cpus = bookings.clone().map(|booking| match &booking.cpus {
+            HostCpus::Dedicated { .. } => Thousandths::whole(booking.cpus.cpus().len()),
+            HostCpus::Shared { min, .. } => *min,
+        });
+        let cpus = cpus.fold(0u64, |sum, cpus| sum.saturating_add(cpus.thousandths()));
+        let groups = bookings.filter_map(|booking| booking.cgroup.as_ref());
+        let memory = groups.fold(0u64, |sum, group| sum.saturating_add(group.memory_min.bytes()));
+        let all = self.config.tenants.get(&self.tenant);
+        let all = all.map_or(0, |tenant| tenant.cpus.thousandths());
+        let Cgroup { path, weight: share, memory_min, .. } = &mut self.group;
+        *path = format!("{path}/{}", Self::scope(&self.tenant));
+        *share = weight(all.saturating_sub(cpus), all);
+        *memory_min = Size::from_bytes(memory_min.bytes().saturating_sub(memory));
+        self
+    }
+
+    /// The name of the scope in the control group of `tenant`, which is no VM's.
+    #[must_use]
+    pub fn scope(tenant: &Name) -> String {
+        format!("carve-{tenant}:users.scope")
+    }
+
+    /// Moves the control group of a guest of the user to where the user may make it.
+    pub fn place(&self, group: &mut Cgroup) {
+        let name = group.path.rsplit('/').next().unwrap_or_default();
+        group.path = format!("{}/{name}", self.group.path);
     }
 }
 
@@ -101,6 +136,32 @@ mod reservation_test {
         assert!(!text.contains("zeta") && !text.contains("secret"), "{text}");
         let read: Reservation = serde_json::from_str(&text).unwrap();
         assert_eq!(read, reservation);
+    }
+
+    #[test]
+    fn a_scope_for_the_users_guests_has_what_vms_of_the_file_leave() {
+        let (reservation, host) = reservation();
+        let mut own =
+            Cgroup { path: "carve.slice/carve-x.scope".into(), ..reservation.group.clone() };
+        reservation.place(&mut own);
+        assert_eq!(own.path, "carve.slice/carve-acme.slice/carve-x.scope");
+        let all = reservation.group.clone();
+        let reservation = reservation.within_scope();
+        let scope = &reservation.group;
+        assert_eq!(scope.path, "carve.slice/carve-acme.slice/carve-acme:users.scope");
+        // 2 of its 4 CPUs and the guarantee of db's memory are taken.
+        let db = reservation.present.bookings.values().next().unwrap();
+        let taken = db.cgroup.as_ref().unwrap().memory_min.bytes();
+        assert_eq!(scope.memory_min.bytes(), all.memory_min.bytes() - taken);
+        assert_eq!(
+            (scope.weight, &scope.cpus, scope.memory_max),
+            (5000, &all.cpus, all.memory_max)
+        );
+        let guest = guest(&reservation, "x", 1, "64MiB");
+        let admitted = admit(&reservation.config, &host, &reservation.present, &guest).unwrap();
+        let mut own = admitted.cgroup().unwrap().clone();
+        reservation.place(&mut own);
+        assert_eq!(own.path, format!("{}/carve-x.scope", scope.path));
     }
 
     #[test]

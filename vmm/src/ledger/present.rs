@@ -7,7 +7,7 @@ use resources::config::host::{HostConfig, HostConflict};
 use resources::config::{Code, Name};
 use resources::enforce::Hierarchy;
 use resources::inventory::Host;
-use resources::plan::{self, ActionKind, Options, Origin, Plan, Present};
+use resources::plan::{self, ActionKind, Options, Origin, Plan, Present, Reservation};
 
 use super::books::{Error, Ledger};
 use super::tenant::unknown_users;
@@ -47,8 +47,16 @@ fn names_taken(
     let hierarchy = Hierarchy::new();
     for action in plan.actions.iter().filter(|action| action.kind == ActionKind::Create) {
         let name = &action.vm;
-        let group = plan.allocations.get(name).filter(|allocation| allocation.tenant.is_some());
-        if group.is_some_and(|group| !hierarchy.processes(&group.cgroup).is_empty()) {
+        let allocation = plan.allocations.get(name);
+        let tenant =
+            allocation.and_then(|allocation| Some((allocation, allocation.tenant.as_ref()?)));
+        let of_user = tenant.is_some_and(|(allocation, tenant)| {
+            let path = &allocation.cgroup;
+            let (above, own) = path.rsplit_once('/').unwrap_or_default();
+            let in_scope = format!("{above}/{}/{own}", Reservation::scope(tenant));
+            [path, &in_scope].iter().any(|path| !hierarchy.processes(path).is_empty())
+        });
+        if of_user {
             let message = format!("{name} is the name of a guest that the tenant's user started");
             let key = format!("vm.{name}");
             let conflict = HostConflict::new(Code::NameTaken, key, message).of(name);

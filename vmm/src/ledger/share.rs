@@ -131,8 +131,8 @@ impl Share {
         let mut group = None;
         if let Some(own) = booking.cgroup.as_ref().filter(|_| hierarchy.is_usable()) {
             let before = own_group();
-            hierarchy.apply(above.iter().chain([own]))?;
-            hierarchy.enter(&own.path)?;
+            hierarchy.apply(above)?;
+            hierarchy.occupy(own)?;
             let temporary = booking.origin == Origin::Command;
             group = Some(Group { hierarchy, path: own.path.clone(), before, temporary });
         }
@@ -194,25 +194,28 @@ fn book(ledger: &mut Ledger<'_>, entry: &Entry) -> Result<(Booking, Vec<Cgroup>)
     let cookie = reservation.is_some_and(|reservation| reservation.core_scheduling);
     let of_tenant = tenant.is_some();
     let guest = config.guest_of_command(name.clone(), tenant, entry.guest.config.clone());
-    let admission = admit(&config, &host, ledger.booked(), &guest)
+    let mut admission = admit(&config, &host, ledger.booked(), &guest)
         .map_err(|conflicts| Error::Refused { name: name.clone(), conflicts })?;
+    let mut own = admission.cgroup().cloned();
+    if let Some(tenancy) = ledger.tenancy() {
+        // Those that root limits are not its user's to write.
+        let of_user = |name: &Name| !config.guests.contains_key(name);
+        let groups = &mut admission.cgroups;
+        groups.retain(|group| matches!(&group.owner, Owner::Vm(name) if of_user(name)));
+        groups.iter_mut().chain(&mut own).for_each(|group| tenancy.reservation.place(group));
+    }
     let allocation = &admission.allocation;
     let booking = Booking {
         guest,
         cpus: allocation.cpus.clone(),
-        cgroup: admission.cgroup().cloned(),
+        cgroup: own,
         core_scheduling: allocation.core_scheduling || cookie,
         // To come later in a shortage takes CAP_SYS_RESOURCE.
         oom_score_adj: if of_tenant { 0 } else { allocation.oom_score_adj },
         running: true,
         origin: Origin::Command,
     };
-    let mut changed = changed(ledger.booked_mut(), &admission.cgroups);
-    if of_tenant {
-        // Those that root limits are not its user's to write.
-        let own = |name: &Name| !ledger.config().guests.contains_key(name);
-        changed.retain(|group| matches!(&group.owner, Owner::Vm(name) if own(name)));
-    }
+    let changed = changed(ledger.booked_mut(), &admission.cgroups);
     ledger.booked_mut().bookings.insert(name.clone(), booking.clone());
     ledger.set_guest(&name, &entry.guest.id);
     Ok((booking, changed))

@@ -8,7 +8,8 @@
 //!
 //! With the folder goes the tenant's control group: the user may make groups in it and limit those,
 //! but not change its limits (Documentation/admin-guide/cgroup-v2.rst, Delegation). Both are gone when
-//! the host restarts, and come back with the next `apply`.
+//! the host restarts, and come back with the next `apply`. Where the tenant's group is a slice of
+//! systemd's it is a scope in that, which begins with the first session of the user.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use resources::User;
 use resources::config::host::{HostConfig, HostConflict};
 use resources::config::{Code, Name};
-use resources::enforce::Hierarchy;
+use resources::enforce::{Hierarchy, HierarchyError};
 use resources::inventory::Host;
 use resources::plan::{Plan, Present, Reservation};
 use serde::{Deserialize, Serialize};
@@ -88,10 +89,14 @@ impl Tenancy {
         Ok(read(&folders.tenants.join(name.as_str()))?.map(|(_, found)| found))
     }
 
-    /// The control group for the user's processes that are no guests; from there they can start some.
-    #[must_use]
-    pub fn sessions(&self) -> String {
-        format!("{}/{}", self.reservation.group.path, Hierarchy::SESSIONS)
+    /// Moves the process that calls to where the processes of `user` are that are no guests; from there they can start
+    /// some.
+    ///
+    /// # Errors
+    ///
+    /// This process is not root's, or the tenant's control group is gone.
+    pub fn begin_session(&self, user: &User) -> Result<(), HierarchyError> {
+        Hierarchy::new().begin_session(&self.reservation.group, user.uid, user.gid)
     }
 }
 
@@ -157,12 +162,22 @@ pub(super) fn delegate(
         let user = user.transpose().map_err(failed("read", Path::new("/etc/passwd")))?.flatten();
         let reservation = Reservation::of(name, config, host, plan, present);
         // Without a CPU it has no group, and nothing to book.
-        let Some(reservation) = reservation else { continue };
+        let Some(mut reservation) = reservation else { continue };
+        let by_scope = !hierarchy.outlives_processes();
+        if by_scope {
+            reservation = reservation.within_scope();
+        }
+        let group = &reservation.group;
         let Some(user) = user else {
-            hierarchy.take_back(&reservation.group.path)?;
+            hierarchy.take_back(&group.path)?;
             continue;
         };
-        hierarchy.delegate(&reservation.group.path, user.uid, user.gid)?;
+        if !by_scope || hierarchy.folder(&group.path).exists() {
+            hierarchy.delegate(&group.path, user.uid, user.gid)?;
+        }
+        if by_scope {
+            hierarchy.apply([group])?;
+        }
         tell(&folders.tenants, &user, reservation)?;
         kept.push(name.as_str());
     }

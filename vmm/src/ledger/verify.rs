@@ -72,7 +72,9 @@ pub fn verify(store: &Store) -> Result<Option<Verified>, Error> {
             continue;
         }
         if let Some(group) = &booking.cgroup {
-            check.group(Some(name), group);
+            if booking.running || check.hierarchy.outlives_processes() {
+                check.group(Some(name), group);
+            }
             if !group.unenforced.is_empty() {
                 let missing = group.unenforced.iter().cloned().collect();
                 check.verified.unenforced.push((name.clone(), missing));

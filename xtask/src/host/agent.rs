@@ -1,5 +1,6 @@
-//! The first process of the emulated host (`xtask host-agent`): takes one command from the port that leads outside, runs
-//! it, carries its bytes, and tells how it ended. The machine outside then ends the host.
+//! The first process of the emulated host (`xtask host-agent`), or the one service that its first process starts: takes
+//! one command from the port that leads outside, runs it, carries its bytes, and tells how it ended. The machine outside
+//! then ends the host.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};

@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 
 use super::protocol::{Ending, Frame, Size, Start};
 use super::qemu::Machine;
-use super::{Arguments, Error, Share, TIMED_OUT, exit_code, io, prepare};
+use super::{Arguments, Error, Init, Share, TIMED_OUT, exit_code, io, prepare};
 use crate::workspace::Workspace;
 
 /// How long the host may take to start the command (5 s is usual).
@@ -30,7 +30,11 @@ const SILENCE: Duration = Duration::from_secs(60);
 pub fn run(workspace: &Workspace, arguments: &Arguments, share: &Share) -> Result<u8, Error> {
     let (qemu, host) = prepare::obtain(workspace)?;
     let signals = Signals::catch()?;
-    let (mut machine, stream) = Machine::start(&qemu, &host, &share.path, arguments.size())?;
+    if arguments.init == Init::Systemd {
+        prepare::obtain_systemd(workspace)?;
+    }
+    let shape = (arguments.size(), arguments.init);
+    let (mut machine, stream) = Machine::start(&qemu, &host, &share.path, shape)?;
     let on_terminal = arguments.on_terminal();
     let start = Start {
         command: arguments.command.clone(),

@@ -48,6 +48,10 @@ fn mount_all() -> io::Result<()> {
         ("debugfs", "/sys/kernel/debug", nosuid, None),
     ] {
         let path = Path::new(target);
+        // Another first process has mounted some of them.
+        if is_mounted(target) {
+            continue;
+        }
         if !path.exists() {
             fs::create_dir_all(path)?;
         }
@@ -66,6 +70,11 @@ fn mount_all() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn is_mounted(target: &str) -> bool {
+    let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounted.lines().any(|line| line.split(' ').nth(4) == Some(target))
 }
 
 /// Written through to the machine outside: what the command leaves must be there when the host is killed.

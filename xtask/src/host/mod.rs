@@ -117,6 +117,9 @@ pub struct Arguments {
     /// NUMA nodes of the emulated host, between which processors and memory are divided evenly
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub nodes: u32,
+    /// First process of the emulated host, which is used then even where this machine has hardware virtualization
+    #[arg(long, value_enum, default_value_t)]
+    pub init: Init,
     /// Set a variable in the command's environment (the rest of which is ours)
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_variable)]
     pub variables: Vec<(String, String)>,
@@ -131,6 +134,16 @@ pub struct Arguments {
     pub command: Vec<String>,
 }
 
+/// Who is the first process of the emulated host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Init {
+    /// What runs the command, and nothing beside it
+    #[default]
+    Agent,
+    /// systemd, with the command in a service, and the system bus; no other units
+    Systemd,
+}
+
 impl Arguments {
     /// The defaults for a command.
     pub fn new(command: Vec<String>) -> Self {
@@ -140,6 +153,7 @@ impl Arguments {
             memory: 6144,
             cpus: 1,
             nodes: 1,
+            init: Init::default(),
             variables: Vec::new(),
             no_stdin: false,
             emulated: false,
@@ -174,7 +188,7 @@ impl Arguments {
 /// Runs the command and returns its exit code (128 + n where signal n killed it).
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<u8, Error> {
     let share = Share::make(workspace, arguments.share.as_deref())?;
-    if arguments.emulated || !hardware_kvm() {
+    if arguments.emulated || arguments.init != Init::Agent || !hardware_kvm() {
         emulated::run(workspace, arguments, &share)
     } else {
         direct::run(arguments, &share)

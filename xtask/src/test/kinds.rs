@@ -1,0 +1,118 @@
+//! Which end-to-end tests run on which kind of host.
+
+use crate::cargo::TestBinary;
+use crate::host;
+
+/// Those that need no guest to boot.
+const LOCAL: [&str; 2] = ["cli", "divide"];
+/// Those whose guests boot on any KVM.
+const KVM: [&str; 12] = [
+    "api",
+    "changes",
+    "console",
+    "faults",
+    "full",
+    HOSTILE,
+    "jail",
+    "kvm",
+    "lifecycle",
+    "pause",
+    "serve",
+    "terminal",
+];
+/// What runs where there is hardware virtualization, too, even an emulated one: hypercalls are made only there.
+const HOSTILE: &str = "hostile";
+/// What runs anywhere, and on a KVM host of one processor alone in the everyday loop.
+const EVERYDAY: &str = "boot";
+
+/// A kind of KVM host.
+#[derive(Debug)]
+pub struct HostKind {
+    /// Arguments of `xtask host`.
+    pub arguments: &'static [&'static str],
+    /// How many may run at once.
+    pub hosts: usize,
+    targets: &'static [&'static str],
+}
+
+/// Hosts that are emulated even where this machine is a KVM host. Where they have several processors their guests are of
+/// a few instructions: QEMU loses such hosts where nested guests do more.
+const SPECIAL: [HostKind; 2] = [
+    // Several NUMA nodes.
+    HostKind {
+        arguments: &["--emulated", "--cpus", "8", "--nodes", "2"],
+        hosts: 1,
+        targets: &["division"],
+    },
+    // Their first process is systemd.
+    HostKind { arguments: &["--init", "systemd", "--cpus", "4"], hosts: 1, targets: &["systemd"] },
+];
+
+/// All kinds of hosts, the one that stock kernels boot on first.
+pub fn hosts() -> impl Iterator<Item = HostKind> {
+    let hosts = if host::hardware_kvm() { 1 } else { emulated() };
+    let ordinary = HostKind { arguments: &["--cpus", "1"], hosts, targets: &[] };
+    std::iter::once(ordinary).chain(SPECIAL)
+}
+
+/// How many emulated hosts of one processor this machine can run at once.
+fn emulated() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(4))
+}
+
+impl HostKind {
+    /// Whether a test runs on such a host; `kvm_here` where this machine has a KVM of any kind.
+    pub fn runs(&self, test: &TestBinary, kvm_here: bool) -> bool {
+        let name = test.name.as_str();
+        if !self.targets.is_empty() {
+            return self.targets.contains(&name);
+        }
+        let here = kvm_here && KVM.contains(&name) && (host::hardware_kvm() || name != HOSTILE);
+        !is_local(test) && !here && SPECIAL.iter().all(|kind| !kind.targets.contains(&name))
+    }
+}
+
+/// Whether a test needs no KVM.
+pub fn is_local(test: &TestBinary) -> bool {
+    LOCAL.contains(&test.name.as_str())
+}
+
+/// Whether the guests of a test boot on any KVM.
+pub fn is_kvm(test: &TestBinary) -> bool {
+    KVM.contains(&test.name.as_str())
+}
+
+/// Whether a test is part of the everyday loop.
+pub fn is_everyday(test: &TestBinary) -> bool {
+    test.name == EVERYDAY
+}
+
+#[cfg(test)]
+mod kinds_test {
+    use super::*;
+
+    fn test(name: &str) -> TestBinary {
+        TestBinary {
+            package: "carve".into(),
+            directory: "/".into(),
+            name: name.into(),
+            integration: true,
+            path: "/".into(),
+        }
+    }
+
+    #[test]
+    fn each_test_has_one_kind_of_host_and_tiny_guests_need_none_beside_a_kvm() {
+        for (name, kvm_here, kinds) in [
+            ("boot", true, 1),
+            ("division", true, 1),
+            ("systemd", false, 1),
+            ("lifecycle", true, 0),
+            ("lifecycle", false, 1),
+            ("cli", false, 0),
+        ] {
+            let of = hosts().filter(|kind| kind.runs(&test(name), kvm_here)).count();
+            assert_eq!(of, kinds, "{name}");
+        }
+    }
+}
