@@ -541,7 +541,7 @@ pub fn pause_and_restore<D: VirtioDevice>(
 macro_rules! survives_pause_and_restore {
     ($device:expr, $queue:expr, $parts:expr) => {
         #[test]
-        fn requests_survive_pause_and_restore() {
+        fn answers_survive_pause_and_restore() {
             let parts = $parts;
             $crate::virtio::test_driver::pause_and_restore(|| $device, $queue, |_| parts.to_vec());
         }

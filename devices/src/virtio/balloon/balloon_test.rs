@@ -10,7 +10,9 @@ use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend};
 
 use super::*;
 use crate::memory::{GuestMemory, RamRegion};
-use crate::virtio::test_driver::{Driver, MEMORY, Part, RawDescriptor, wait};
+use crate::virtio::test_driver::{
+    Driver, MEMORY, Part, RawDescriptor, survives_pause_and_restore, wait,
+};
 
 /// Guest-physical address past everything the driver itself uses.
 const PAGES: u64 = 0x300_0000;
@@ -325,6 +327,8 @@ fn a_saved_state_that_is_none_is_refused() {
     let error = balloon.restore(&[0xff; 3]).unwrap_err();
     assert!(error.to_string().contains("balloon"));
 }
+
+survives_pause_and_restore!(balloon(ALL).0, 0, [pfns([PFN])]);
 
 #[test]
 fn requests_survive_pause_and_restore() {

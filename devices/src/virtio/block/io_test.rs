@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::backend::{Raw, RawOptions};
 use super::test_disk::*;
 use super::*;
-use crate::virtio::test_driver::{Driver, Part, Posted};
+use crate::virtio::test_driver::{Driver, Part, Posted, survives_pause_and_restore};
 
 const MIB: u64 = 1 << 20;
 
@@ -229,6 +229,12 @@ fn queues_work_side_by_side() {
     }
 }
 
+survives_pause_and_restore!(
+    block(&raw(&memfd(MIB), BOTH[0]), Properties::default()),
+    0,
+    [header(OUT, 8), Part::Out(vec![1; 4096]), Part::In(1)]
+);
+
 #[test]
 fn requests_survive_pause_and_restore() {
     let file = temporary(4 * MIB);
@@ -261,6 +267,28 @@ fn requests_survive_pause_and_restore() {
             assert!(queue.poll_used().is_none());
             let got = read(queue, 0, 32 * 4096);
             assert!(got.chunks(4096).zip(0u8..).all(|(chunk, at)| chunk == [round ^ at; 4096]));
+        }
+    }
+}
+
+#[test]
+fn a_queue_whose_requests_come_one_upon_the_other_can_be_stopped_at_any_time() {
+    let file = temporary(MIB);
+    for options in BOTH {
+        let storage = raw(&file, options);
+        let mut driver = driver(&storage);
+        for round in 0..40 {
+            for number in 0..100u8 {
+                let queue = &mut driver.queues[0];
+                let data = vec![number ^ round; 4096];
+                let request = [header(OUT, u64::from(number) * 8), Part::Out(data), Part::In(1)];
+                assert_eq!(queue.request(&request), [0]);
+            }
+            // One is left for the next worker to find.
+            let last = driver.queues[0].post(&[header(IN, 792), Part::In(4096), Part::In(1)]);
+            driver.pause_and_resume();
+            let (done, bytes) = driver.queues[0].wait_used();
+            assert!(done == last && bytes[..4096] == [99 ^ round; 4096]);
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod backend;
 mod config;
 mod counters;
+mod polling;
 mod request;
 mod slot;
 mod state;

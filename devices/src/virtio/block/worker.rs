@@ -15,6 +15,7 @@ use super::Shared;
 use super::backend::{Ended, Engine};
 use super::config::feature;
 use super::counters::QueueCounters;
+use super::polling::{LOOK, Polling};
 use super::request::{Bounds, Request, Status};
 use super::slot::Slot;
 use crate::mutex::lock;
@@ -26,6 +27,10 @@ use crate::virtio::worker::Handler;
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long they may take to be given up afterwards.
 const CANCELLING: Duration = Duration::from_secs(5);
+/// How often requests that a look has found are served before `stop` has its turn.
+const ROUNDS: usize = 64;
+/// How often the ring is looked at between two looks at the clock.
+const SPINS: usize = 32;
 
 /// What becomes of the request popped last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +58,7 @@ pub(super) struct QueueWorker {
     unsubmitted: usize,
     /// The time, unless it has passed since it was asked for.
     now: Option<Instant>,
+    polling: Polling,
 }
 
 impl QueueWorker {
@@ -75,6 +81,7 @@ impl QueueWorker {
             staged: 0,
             unsubmitted: 0,
             now: None,
+            polling: Polling::never(),
         }
     }
 
@@ -272,17 +279,54 @@ impl QueueWorker {
     /// Serves what there is; how long to wait for the next event (`None`: until there is one).
     fn serve(&mut self) -> Result<Option<Duration>, Broken> {
         self.queue.disable_doorbell();
+        for _ in 0..ROUNDS {
+            let popped = self.serve_once()?;
+            let idle = popped == Popped::Nothing && self.in_flight() == 0;
+            if !idle || !self.look()? {
+                return self.rest(popped);
+            }
+        }
+        Ok(Some(Duration::ZERO))
+    }
+
+    /// Deals with what is over and with what is available; what became of the latter.
+    fn serve_once(&mut self) -> Result<Popped, Broken> {
         self.reap();
         let popped = self.take();
-        if self.unsubmitted > 1 {
-            // Some may be over at once, and while it lasts the driver need not ring. A single one can
-            // as well be submitted by the call that waits for it.
+        // Some may be over at once, and while it lasts the driver need not ring. A single one can
+        // as well be submitted by the call that waits for it, unless the driver is likely to go on by then.
+        if self.unsubmitted > 1 || self.unsubmitted == 1 && self.polling.pays() {
             self.submit();
             self.reap();
         }
         self.publish();
+        popped
+    }
+
+    /// Looks out for the next request for a while, if that pays; whether there is one.
+    fn look(&mut self) -> Result<bool, Broken> {
+        if !self.polling.pays() {
+            return Ok(false);
+        }
+        self.now = None;
+        let start = Instant::now();
+        while start.elapsed() < LOOK {
+            for _ in 0..SPINS {
+                if self.queue.available()? > 0 {
+                    self.polling.hit();
+                    return Ok(true);
+                }
+                std::hint::spin_loop();
+            }
+        }
+        self.polling.missed();
+        Ok(false)
+    }
+
+    /// Has the driver ring for the next request where nothing else tells of it; how long to wait.
+    fn rest(&mut self, popped: Popped) -> Result<Option<Duration>, Broken> {
         let recheck = (self.in_flight() > 0).then_some(RECHECK);
-        match popped? {
+        match popped {
             Popped::Served => Ok(Some(Duration::ZERO)),
             Popped::Waits(wait) => Ok(Some(wait.min(RECHECK))),
             // The end of an operation makes room.
@@ -374,6 +418,7 @@ fn limiter_take(
 impl Handler for QueueWorker {
     fn run(&mut self, stop: &EventFd) {
         self.engine.begin();
+        self.polling = Polling::new();
         let mut broken = false;
         loop {
             let timeout = if broken {
@@ -387,7 +432,12 @@ impl Handler for QueueWorker {
                     Some(Duration::ZERO)
                 })
             };
-            if self.wait(stop, timeout) {
+            let asleep = (timeout.is_none() && self.polling.is_possible()).then(Instant::now);
+            let stopped = self.wait(stop, timeout);
+            if let Some(asleep) = asleep {
+                self.polling.slept(asleep.elapsed());
+            }
+            if stopped {
                 self.finish();
                 // On the thread that used it, as rings want it.
                 self.engine = Box::new(Ended);

@@ -14,7 +14,7 @@ use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use super::*;
-use crate::virtio::test_driver::{Driver, Part, wait};
+use crate::virtio::test_driver::{Driver, Part, survives_pause_and_restore, wait};
 
 const READY: u16 = 0;
 const ADD: u16 = 1;
@@ -704,6 +704,12 @@ fn a_saved_state_that_is_none_is_refused() {
     assert!(one.restore(&two.save()).unwrap_err().to_string().contains("2 ports"));
     one.restore(&device(vec![console(None, None)]).0.save()).unwrap();
 }
+
+survives_pause_and_restore!(
+    device(vec![console(None, None)]).0,
+    1,
+    [Part::Out(b"to nobody".to_vec())]
+);
 
 #[test]
 fn requests_survive_pause_and_restore() {

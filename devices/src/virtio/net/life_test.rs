@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::net_test::*;
 use super::*;
 use crate::token_bucket::{Limits, LimitsHandle, Rate};
-use crate::virtio::test_driver::{Driver, wait};
+use crate::virtio::test_driver::{Driver, survives_pause_and_restore, wait};
 
 /// CPU time of the threads of this process that are called `name`, in clock ticks.
 fn cpu_ticks(name: &str) -> u64 {
@@ -42,6 +42,15 @@ fn waiting_costs_no_processor_time() {
     std::thread::sleep(Duration::from_millis(300));
     assert!(cpu_ticks("idle-0") - before < 5, "it spins on a closed socket");
 }
+
+/// A device on a cable that is always there.
+fn connected() -> Net {
+    let (backend, peer) = cable();
+    std::mem::forget(peer);
+    Net::new(backend, options())
+}
+
+survives_pause_and_restore!(connected(), TX, [outgoing(&frame(OTHER, 1, 60))]);
 
 #[test]
 fn requests_survive_pause_and_restore() {

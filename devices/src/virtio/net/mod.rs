@@ -15,6 +15,7 @@ pub mod features;
 mod filter;
 pub mod header;
 mod link;
+mod moderation;
 mod rx;
 mod state;
 mod stream;

@@ -133,7 +133,7 @@ impl Receiver {
             if let Some(limit) = &self.shared.receive_limit
                 && let Err(wait) = limit.take(self.pair, Instant::now(), bytes(frame))
             {
-                return Ok(Wait::Limit(wait.min(RECHECK)));
+                return Ok(Wait::Time(wait.min(RECHECK)));
             }
             self.pending = None;
             self.deliver(frame);

@@ -186,7 +186,7 @@ fn a_frame_that_waits_is_not_read_again() {
         driver.write_descriptor(index, longer);
     }
     port.takes = 100;
-    assert!(matches!(tx.serve(&mut port), Ok(Wait::Limit(_))));
+    assert!(matches!(tx.serve(&mut port), Ok(Wait::Time(_))));
     assert_eq!(port.lengths, [header::LEN + 60]);
     // Given back, the one that waits is available again.
     let state = tx.into_queue().state();
@@ -203,7 +203,7 @@ fn rate(mut pass: impl FnMut() -> (Wait, usize)) -> f64 {
     while start.elapsed() < Duration::from_millis(300) {
         let (wait, passed) = pass();
         bytes += passed;
-        if let Wait::Limit(time) = wait {
+        if let Wait::Time(time) = wait {
             reached.push((Instant::now(), bytes));
             std::thread::sleep(time);
         }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::backend::Port;
 use super::header;
+use super::moderation::Moderation;
 use super::state::Shared;
 use super::worker::{BATCH, Wait};
 use crate::token_bucket::RECHECK;
@@ -25,13 +26,15 @@ pub(super) struct Transmitter {
     /// How many those are, and how many of them the rate limit has let through.
     popped: usize,
     admitted: usize,
+    moderation: Moderation,
     shared: Arc<Shared>,
 }
 
 impl Transmitter {
     pub(super) fn new(queue: Queue, pair: u16, shared: Arc<Shared>) -> Self {
         let chains = (0..AHEAD).map(|_| queue.chain()).collect();
-        Self { pair, chains, popped: 0, admitted: 0, shared, queue }
+        let moderation = Moderation::new();
+        Self { pair, chains, popped: 0, admitted: 0, moderation, shared, queue }
     }
 
     pub(super) fn queue(&self) -> &Queue {
@@ -61,6 +64,9 @@ impl Transmitter {
 
     /// Sends some frames; what to wait for before the next.
     pub(super) fn serve(&mut self, port: &mut dyn Port) -> Result<Wait, Broken> {
+        if let Some(time) = self.moderation.early() {
+            return Ok(Wait::Time(time));
+        }
         self.queue.disable_doorbell();
         let mut done = 0;
         let wait = self.send_batch(port, &mut done);
@@ -80,10 +86,14 @@ impl Transmitter {
             }
             match next? {
                 Wait::Nothing => {}
+                Wait::Doorbell if let Some(time) = self.moderation.emptied(*done) => {
+                    return Ok(Wait::Time(time));
+                }
                 Wait::Doorbell if self.queue.enable_doorbell()? => return Ok(Wait::Nothing),
                 wait => return Ok(wait),
             }
         }
+        self.moderation.sent(*done);
         Ok(Wait::Nothing)
     }
 
@@ -105,7 +115,7 @@ impl Transmitter {
             {
                 let len = (frame.readable_len() - header::LEN) as u64;
                 if let Err(wait) = limit.take(self.pair, Instant::now(), len) {
-                    return Ok(Wait::Limit(wait.min(RECHECK)));
+                    return Ok(Wait::Time(wait.min(RECHECK)));
                 }
             }
             self.admitted += 1;

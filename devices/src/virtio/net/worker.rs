@@ -31,8 +31,8 @@ pub(super) enum Wait {
     Doorbell,
     /// The back end's end of the cable.
     Port,
-    /// Time to pass, for a rate limit.
-    Limit(Duration),
+    /// Time to pass: for a rate limit, or for more to come.
+    Time(Duration),
     /// The back end is gone.
     Gone(io::Error),
 }
@@ -153,7 +153,7 @@ impl Pair {
     fn note(&mut self, wait: Wait, plan: &mut Plan) {
         match wait {
             Wait::Nothing => plan.within(Duration::ZERO),
-            Wait::Limit(time) => plan.within(time),
+            Wait::Time(time) => plan.within(time),
             Wait::Doorbell | Wait::Port => {}
             Wait::Gone(error) => {
                 // The transmit queue is still emptied, into nothing.

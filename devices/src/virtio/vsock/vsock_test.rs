@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::packet::{Header, op, shutdown};
 use super::test_guest::{CID, Guest, Stream, expect_end, impatient, read};
 use super::*;
-use crate::virtio::test_driver::Part;
+use crate::virtio::test_driver::{Part, survives_pause_and_restore};
 
 #[test]
 fn the_configuration_holds_the_cid() {
@@ -255,6 +255,14 @@ fn a_restored_device_says_that_its_connections_are_gone() {
     guest.expect_silence();
     assert!(guest.driver.queues[usize::from(EVENT)].poll_used().is_none());
 }
+
+/// The end of a connection that there is none of.
+fn stray() -> Part {
+    let header = Stream::new(52, 7).header(op::RST);
+    Part::Out(header.encode().to_vec())
+}
+
+survives_pause_and_restore!(Guest::new().device(), usize::from(TX), [stray()]);
 
 #[test]
 fn states_that_are_none_are_refused() {
