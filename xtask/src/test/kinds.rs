@@ -61,6 +61,11 @@ fn emulated() -> usize {
 }
 
 impl HostKind {
+    /// Whether it is an emulated one, which may lose a test that is right.
+    pub fn is_emulated(&self) -> bool {
+        !self.targets.is_empty() || !host::hardware_kvm()
+    }
+
     /// Whether a test runs on such a host; `kvm_here` where this machine has a KVM of any kind.
     pub fn runs(&self, test: &TestBinary, kvm_here: bool) -> bool {
         let name = test.name.as_str();

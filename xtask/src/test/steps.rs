@@ -16,7 +16,7 @@ use super::stream::{judge, stream};
 use crate::apt::{Apt, Suite};
 use crate::cargo::{self, Profile, TestBinary};
 use crate::workspace::Workspace;
-use crate::{files, fuzz, guest, host, process};
+use crate::{files, fuzz, guest, process};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -130,14 +130,13 @@ impl<'a> Steps<'a> {
             Some(filter) => name.contains(filter.as_str()),
             None => !quick || name == QUICK_BOOT,
         };
-        let retries = u32::from(!host::hardware_kvm());
         let (mut counts, mut failed, mut unsteady) = (Counts::default(), vec![], vec![]);
         for kind in kinds::hosts() {
             let wanted = |test: &TestBinary| {
                 kind.runs(test, kvm_here) && (!quick || kinds::is_everyday(test))
             };
             let tests = self.targets(wanted)?;
-            let mut boots = Boots::list(&tests, retries, chosen)?;
+            let mut boots = Boots::list(&tests, u32::from(kind.is_emulated()), chosen)?;
             if boots.is_empty() {
                 continue;
             }
