@@ -62,6 +62,13 @@ impl Drop for Divided {
         for guest in self.host.guests() {
             self.carve(&format!("rm -f {}", guest["id"].as_str().unwrap()));
         }
+        // Who gives back what a guest had limits groups, which else come back.
+        for _ in 0..100 {
+            if self.host.processes().is_empty() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
         clear_groups();
     }
 }

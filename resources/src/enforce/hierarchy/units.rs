@@ -61,14 +61,19 @@ impl Hierarchy {
             }
             self.open(folder.parent().unwrap_or(&self.root), &BESIDE)?;
             // What it writes takes time, and the kernel's global locks.
-            if !there || !self.differences(group).is_empty() {
-                self.ask("have systemd limit", &group.path, || match is_slice(unit) {
+            let asked = match there && self.differences(group).is_empty() {
+                true => Ok(()),
+                false => self.ask("have systemd limit", &group.path, || match is_slice(unit) {
                     true => systemd.slice(unit, group),
                     false => systemd.change(unit, group),
-                })?;
-            }
+                }),
+            };
             // A limit that systemd could not write is a line in its log only; here it is an error.
-            self.limit(group, &folder)?;
+            let limited = asked.and_then(|()| self.limit(group, &folder));
+            // One whose process has ended meanwhile is held to nothing any more.
+            if is_slice(unit) || folder.exists() {
+                limited?;
+            }
         }
         Ok(())
     }

@@ -12,8 +12,7 @@ use rustbus::message_builder::{MarshalledMessage, MessageBuilder, MessageType};
 use rustbus::wire::ObjectPath;
 use rustbus::{RpcConn, standard_messages};
 
-/// How long systemd may take for all that is asked over one connection: it does what is asked one after the other, and
-/// many guests may start at once.
+/// How long systemd may take for what it is asked: it does one thing after the other, and many guests may start at once.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const DESTINATION: &str = "org.freedesktop.systemd1";
@@ -58,6 +57,7 @@ impl Error {
 /// A connection to the system bus.
 pub struct Bus {
     connection: RpcConn,
+    /// Of the call that was made last.
     deadline: Instant,
 }
 
@@ -86,6 +86,7 @@ impl Bus {
         method: &'static str,
         call: &mut MarshalledMessage,
     ) -> Result<MarshalledMessage, Error> {
+        self.deadline = Instant::now() + PATIENCE;
         let left = self.left();
         let sent = self.connection.send_message(call)?.write(left).map_err(force_finish_on_error);
         let answer = self.connection.wait_response(sent?, left)?;
