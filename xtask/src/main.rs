@@ -23,6 +23,7 @@ mod process;
 mod rootfs;
 mod sbom;
 mod test;
+mod tsc;
 mod workspace;
 
 use std::process::ExitCode;

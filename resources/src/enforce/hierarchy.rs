@@ -19,7 +19,7 @@ mod units;
 /// Where systemd and everybody else mount them.
 const ROOT: &str = "/sys/fs/cgroup";
 /// Controllers that limits of [`Cgroup`] belong to.
-const CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "memory", "hugetlb", "io"];
+const CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "memory", "hugetlb", "pids", "io"];
 /// What the kernel rounds limits of memory down to.
 const PAGE: u64 = 4096;
 /// Groups that a user may make in one that was given away.

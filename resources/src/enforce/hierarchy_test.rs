@@ -18,6 +18,7 @@ fn group(path: &str) -> Cgroup {
         memory_min: Size::from_bytes(5000),
         memory_max: Size::from_bytes(1 << 30),
         hugetlb: BTreeMap::new(),
+        pids_max: Some(65),
         io: Vec::new(),
         unenforced: BTreeSet::new(),
     }

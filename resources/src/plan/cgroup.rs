@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::roster::{Entry, Roster};
 use super::shared::Shared;
+use super::tasks::tasks;
 use super::{Allocation, HostCpus, Problems};
 use crate::config::host::{Enforce, HostConfig, HostConflict};
 use crate::config::{Code, Name};
@@ -57,6 +58,9 @@ pub struct Cgroup {
     /// `hugetlb.SIZE.max` by size of page, for every size the host has.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub hugetlb: BTreeMap<Size, Size>,
+    /// `pids.max`, on groups of VMs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids_max: Option<u64>,
     /// `io.max`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub io: Vec<IoMax>,
@@ -119,6 +123,9 @@ impl Cgroup {
         write("memory.max".into(), self.memory_max.bytes().to_string());
         for (page, max) in &self.hugetlb {
             write(format!("hugetlb.{}.max", Self::page_name(*page)), max.bytes().to_string());
+        }
+        if let Some(max) = self.pids_max {
+            write("pids.max".into(), max.to_string());
         }
         for IoMax { device, operations, bandwidth } in &self.io {
             let number =
@@ -202,6 +209,7 @@ fn missing_controllers(
         ("cpu", true),
         ("cpuset", true),
         ("memory", true),
+        ("pids", true),
         ("hugetlb", entry.memory.hugepages.is_some()),
         ("io", !io_max(entry, host, config).is_empty()),
     ];
@@ -290,6 +298,7 @@ impl Tree<'_> {
             memory_max: Size::from_bytes(bound),
             hugetlb: self
                 .hugetlb(|page| Some(page.bytes().saturating_mul(self.host.huge_pages(page)))),
+            pids_max: None,
             io: Vec::new(),
             unenforced: self.missing(),
         }
@@ -320,6 +329,7 @@ impl Tree<'_> {
             memory_min: Size::from_bytes(memory.saturating_sub(huge)),
             memory_max: Size::from_bytes(limit.saturating_sub(huge)),
             hugetlb: self.hugetlb(|page| Some(of_page(page))),
+            pids_max: None,
             io: Vec::new(),
             unenforced: self.missing(),
         }
@@ -346,6 +356,7 @@ impl Tree<'_> {
             memory_min: Size::from_bytes(memory.floor()),
             memory_max: Size::from_bytes(memory.limit()),
             hugetlb: self.hugetlb(huge),
+            pids_max: Some(tasks(&entry.guest.vm)),
             io: io_max(entry, self.host, self.config),
             unenforced: self.missing(),
         }
@@ -364,7 +375,7 @@ impl Tree<'_> {
     }
 
     fn missing(&self) -> BTreeSet<String> {
-        let all = ["cpu", "cpuset", "memory", "hugetlb", "io"];
+        let all = ["cpu", "cpuset", "memory", "hugetlb", "pids", "io"];
         let missing = all.into_iter().filter(|name| !self.host.controllers.contains(*name));
         missing.map(str::to_owned).collect()
     }

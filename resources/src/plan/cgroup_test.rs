@@ -42,6 +42,7 @@ fn files_are_written_as_the_kernel_reads_them() {
         memory_max: Size::from_mib(2),
         hugetlb: [(Size::from_mib(2), Size::from_mib(4)), (Size::from_mib(1024), Size::default())]
             .into(),
+        pids_max: Some(68),
         io: vec![IoMax { device: "8:0".into(), operations: Some(125), bandwidth: None }],
         unenforced: BTreeSet::new(),
     };
@@ -57,6 +58,7 @@ fn files_are_written_as_the_kernel_reads_them() {
             "memory.max 2097152",
             "hugetlb.2MB.max 4194304",
             "hugetlb.1GB.max 0",
+            "pids.max 68",
             "io.max 8:0 rbps=max wbps=max riops=125 wiops=125",
         ]
     );

@@ -32,6 +32,7 @@ mod roster;
 mod shared;
 mod storage;
 mod sums;
+mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -25,7 +25,7 @@ fn host(nodes: u32, cores: u32, threads: u32, core_scheduling: bool) -> Host {
         nodes: (0..nodes).map(node).collect(),
         memory: Size::from_mib(4096 * u64::from(nodes)),
         swap: Size::from_mib(1024),
-        controllers: ["cpu", "cpuset", "io", "memory"].map(str::to_owned).into(),
+        controllers: ["cpu", "cpuset", "io", "memory", "pids"].map(str::to_owned).into(),
         core_scheduling,
         ..Host::default()
     }

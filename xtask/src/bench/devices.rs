@@ -5,10 +5,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::table::Table;
-use super::{Result, Subject, account, payload};
+use super::{Result, Subject, account};
 use crate::host::qemu::Qemu;
 use crate::workspace::Workspace;
-use crate::{cargo, process};
+use crate::{cargo, process, tsc};
 
 /// For a run besides its workloads: firmware, most of all.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
@@ -63,7 +63,7 @@ pub fn measure(
     let carve = arguments.subject.carve(workspace)?;
     let (rounds, seconds) = (arguments.rounds(5), arguments.seconds(0.4));
     let (qemu, payload) = (Qemu::obtain(workspace)?, cargo::build_payload(workspace)?);
-    let tsc = payload::tsc_rate();
+    let tsc = tsc::rate();
     if speed.real_time {
         // Above the monitors, to see their CPU time when the payload speaks.
         let this = std::process::id().to_string();

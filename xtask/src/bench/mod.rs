@@ -10,7 +10,6 @@ mod elf;
 mod lifecycle;
 mod memory;
 mod net;
-mod payload;
 mod plan;
 mod sample;
 mod startup;

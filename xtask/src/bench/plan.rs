@@ -73,7 +73,7 @@ fn host() -> serde_json::Value {
         "cpus": cpus,
         "nodes": nodes,
         "memory": "8TiB",
-        "controllers": ["cpu", "cpuset", "hugetlb", "io", "memory"],
+        "controllers": ["cpu", "cpuset", "hugetlb", "io", "memory", "pids"],
         "core_scheduling": true,
         "file_systems": { "/srv/fast": { "size": "64TiB", "free": "64TiB", "device": "8:0" } },
     })

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::termios::{self, OptionalActions, Termios};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 
 use super::protocol::{Ending, Frame, Size, Start};
@@ -30,6 +31,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 pub fn run(workspace: &Workspace, arguments: &Arguments, share: &Share) -> Result<u8, Error> {
     let (qemu, host) = prepare::obtain(workspace)?;
     let signals = Signals::catch()?;
+    if let Some(core) = arguments.core {
+        keep_to(core)?;
+    }
     if arguments.init == Init::Systemd {
         prepare::obtain_systemd(workspace)?;
     }
@@ -51,6 +55,14 @@ pub fn run(workspace: &Workspace, arguments: &Arguments, share: &Share) -> Resul
     let _raw = on_terminal.then(RawTerminal::enter).transpose()?;
     session.pump_input(!arguments.no_stdin);
     session.carry(arguments.time_limit, &mut machine)
+}
+
+/// Keeps this thread, and what it starts, to one processor.
+fn keep_to(core: u32) -> Result<(), Error> {
+    let mut one = CpuSet::new();
+    one.set(core as usize);
+    let kept = sched_setaffinity(None, &one);
+    kept.map_err(|error| io("run on the processor that --core names")(error.into()))
 }
 
 enum Event {

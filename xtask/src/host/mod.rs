@@ -120,6 +120,10 @@ pub struct Arguments {
     /// First process of the emulated host, which is used then even where this machine has hardware virtualization
     #[arg(long, value_enum, default_value_t)]
     pub init: Init,
+    /// Run all of the emulated host on this one of the machine's processors, counted from 0: slower, but QEMU's emulation
+    /// of nested virtualization goes wrong where emulated processors run at once
+    #[arg(long, value_name = "N")]
+    pub core: Option<u32>,
     /// Set a variable in the command's environment (the rest of which is ours)
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_variable)]
     pub variables: Vec<(String, String)>,
@@ -154,6 +158,7 @@ impl Arguments {
             cpus: 1,
             nodes: 1,
             init: Init::default(),
+            core: None,
             variables: Vec::new(),
             no_stdin: false,
             emulated: false,

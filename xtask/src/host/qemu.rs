@@ -196,11 +196,13 @@ fn kernel_command_line(agent: &str, init: Init) -> String {
         Init::Agent => "",
         Init::Systemd => " carve.init=systemd",
     };
-    // Nothing in here is worth protecting from speculation, nor clearing memory twice for. The emulated
-    // TSC follows the machine's clock, but calibrating it against a slow timer makes Linux distrust it.
+    // Nothing in here is worth protecting from speculation, nor clearing memory twice for. The emulated TSC is the
+    // machine's. Left to find out how fast that is, on a busy machine Linux may take it for several times slower, and
+    // all of its time runs as much too fast.
+    let khz = crate::tsc::rate() / 1e3;
     format!(
         "console=ttyS0 panic=-1 quiet mitigations=off init_on_alloc=0 random.trust_cpu=on \
-         tsc=reliable no_timer_check cryptomgr.notests audit=0 lsm=landlock cgroup_no_v1=all \
+         tsc=reliable tsc_early_khz={khz:.0} no_timer_check cryptomgr.notests audit=0 lsm=landlock cgroup_no_v1=all \
          carve.agent={agent}{init}"
     )
 }

@@ -30,35 +30,23 @@ const EVERYDAY: &str = "boot";
 pub struct HostKind {
     /// Arguments of `xtask host`.
     pub arguments: &'static [&'static str],
-    /// How many may run at once.
-    pub hosts: usize,
     targets: &'static [&'static str],
 }
 
-/// Hosts that are emulated even where this machine is a KVM host. Where they have several processors their guests are of
-/// a few instructions: QEMU loses such hosts where nested guests do more.
-const SPECIAL: [HostKind; 2] = [
+/// What stock kernels boot on, and everything else that has no host of its own.
+pub const ORDINARY: HostKind = HostKind { arguments: &["--cpus", "1"], targets: &[] };
+
+/// Hosts that are emulated even where this machine is a KVM host, those with the most to do first. Each is to be on one
+/// core of this machine, and even so its guests are of a few instructions: QEMU loses hosts of several processors that run
+/// at once where nested guests do more.
+pub const SPECIAL: [HostKind; 3] = [
     // Several NUMA nodes.
-    HostKind {
-        arguments: &["--emulated", "--cpus", "8", "--nodes", "2"],
-        hosts: 1,
-        targets: &["division"],
-    },
+    HostKind { arguments: &["--emulated", "--cpus", "8", "--nodes", "2"], targets: &["division"] },
+    // Guests do their worst to each other.
+    HostKind { arguments: &["--emulated", "--cpus", "2"], targets: &["interference"] },
     // Their first process is systemd.
-    HostKind { arguments: &["--init", "systemd", "--cpus", "4"], hosts: 1, targets: &["systemd"] },
+    HostKind { arguments: &["--init", "systemd", "--cpus", "4"], targets: &["systemd"] },
 ];
-
-/// All kinds of hosts, the one that stock kernels boot on first.
-pub fn hosts() -> impl Iterator<Item = HostKind> {
-    let hosts = if host::hardware_kvm() { 1 } else { emulated() };
-    let ordinary = HostKind { arguments: &["--cpus", "1"], hosts, targets: &[] };
-    std::iter::once(ordinary).chain(SPECIAL)
-}
-
-/// How many emulated hosts of one processor this machine can run at once.
-fn emulated() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get().min(4))
-}
 
 impl HostKind {
     /// Whether it is an emulated one, which may lose a test that is right.
@@ -111,12 +99,14 @@ mod kinds_test {
         for (name, kvm_here, kinds) in [
             ("boot", true, 1),
             ("division", true, 1),
+            ("interference", true, 1),
             ("systemd", false, 1),
             ("lifecycle", true, 0),
             ("lifecycle", false, 1),
             ("cli", false, 0),
         ] {
-            let of = hosts().filter(|kind| kind.runs(&test(name), kvm_here)).count();
+            let hosts = SPECIAL.iter().chain([&ORDINARY]);
+            let of = hosts.filter(|kind| kind.runs(&test(name), kvm_here)).count();
             assert_eq!(of, kinds, "{name}");
         }
     }

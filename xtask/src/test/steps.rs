@@ -1,16 +1,18 @@
 //! The steps of `xtask test`, each a few programs run and judged.
 
+use std::collections::VecDeque;
 use std::error::Error;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use object::Object;
 
 use super::Arguments;
 use super::boots::Boots;
-use super::kinds;
+use super::kinds::{self, HostKind, ORDINARY, SPECIAL};
 use super::report::{Counts, Outcome};
 use super::stream::{judge, stream};
 use crate::apt::{Apt, Suite};
@@ -130,17 +132,27 @@ impl<'a> Steps<'a> {
             Some(filter) => name.contains(filter.as_str()),
             None => !quick || name == QUICK_BOOT,
         };
-        let (mut counts, mut failed, mut unsteady) = (Counts::default(), vec![], vec![]);
-        for kind in kinds::hosts() {
+        let mut of_kind = |kind: &HostKind| {
             let wanted = |test: &TestBinary| {
                 kind.runs(test, kvm_here) && (!quick || kinds::is_everyday(test))
             };
-            let tests = self.targets(wanted)?;
-            let mut boots = Boots::list(&tests, u32::from(kind.is_emulated()), chosen)?;
-            if boots.is_empty() {
-                continue;
-            }
-            boots.run(kind.hosts, &self.host(kind.arguments, &carve)?)?;
+            self.targets(wanted)
+        };
+        let ordinary = of_kind(&ORDINARY)?;
+        let special = SPECIAL.iter().map(&mut of_kind).collect::<Result<Vec<_>>>()?;
+        let list = |kind: &HostKind, tests| {
+            Ok::<_, Box<dyn Error>>((
+                Boots::list(tests, u32::from(kind.is_emulated()), chosen)?,
+                self.host(kind.arguments, &carve)?,
+            ))
+        };
+        let (mut ordinary, host) = list(&ORDINARY, &ordinary)?;
+        let special = SPECIAL.iter().zip(&special).map(|(kind, tests)| list(kind, tests));
+        let special = special.collect::<Result<Vec<_>>>()?;
+        ordinary.run(if ORDINARY.is_emulated() { cores() } else { 1 }, &host)?;
+        let done = std::iter::once(ordinary).chain(run_on_cores(special)?);
+        let (mut counts, mut failed, mut unsteady) = (Counts::default(), vec![], vec![]);
+        for boots in done.filter(|boots| !boots.is_empty()) {
             println!("xtask: slowest: {}", boots.slowest().join(", "));
             let (counted, failed_here, unsteady_here) = boots.result();
             counts += counted;
@@ -338,6 +350,34 @@ fn runs_guests(test: &TestBinary) -> bool {
 
 fn open_kvm() -> io::Result<File> {
     File::options().read(true).write(true).open("/dev/kvm")
+}
+
+/// Processors of this machine that are worth a host each.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(4))
+}
+
+/// Runs tests of several kinds of hosts, each of which is on a core of its own as long as it runs.
+fn run_on_cores<'a>(waiting: Vec<(Boots<'a>, Command)>) -> Result<Vec<Boots<'a>>> {
+    let waiting = Mutex::new(VecDeque::from(waiting));
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let lane = |core: usize| {
+        let mut done = Vec::new();
+        while let Some((mut boots, mut host)) = next() {
+            boots.run(1, host.args(["--core", &core.to_string()]))?;
+            done.push(boots);
+        }
+        Ok::<_, io::Error>(done)
+    };
+    let lane = &lane;
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..cores()).map(|core| scope.spawn(move || lane(core))).collect();
+        let mut done = Vec::new();
+        for lane in lanes {
+            done.extend(lane.join().map_err(|_| "a thread of this program panicked")??);
+        }
+        Ok(done)
+    })
 }
 
 /// Makes sure the target is there; else why not.

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::Host;
+use crate::bench::Result;
 use crate::bench::stats::{median, ms};
-use crate::bench::{Result, payload};
-use crate::cargo;
 use crate::workspace::Workspace;
+use crate::{cargo, tsc};
 
 /// What the guest does all the time: what, how much at once, how many at once.
 const WORKLOADS: [&str; 2] = ["randread-4k-32", "randwrite-4k-32"];
@@ -35,7 +35,7 @@ pub(super) fn measure(
 ) -> Result<()> {
     let kernel = cargo::build_payload(workspace)?;
     // An hour of work, of which it will not see the end.
-    let cycles = 3600.0 * payload::tsc_rate();
+    let cycles = 3600.0 * tsc::rate();
     for workload in WORKLOADS {
         let disk = tempfile::Builder::new().prefix("carve-bench-").tempfile_in(folder)?;
         disk.as_file().set_len(DISK)?;
