@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use support::Running;
 use support::guests::{BOOT, DEFAULT, Guest, assert_clean, value};
 use support::networks::{
-    Interface, interface, interface_exists, iperf3, iperf3_rate, iperf3_server,
+    Interface, interface, interface_exists, iperf3, iperf3_datagrams, iperf3_rate, iperf3_server,
 };
 use support::user::User;
 
@@ -126,13 +126,41 @@ fn rate(options: &str, direction: &str) -> f64 {
     iperf3_rate(&log)
 }
 
-#[test]
-fn iperf3_gets_through_in_both_directions() {
-    for direction in ["", "--reverse"] {
-        let rate = rate("", direction);
-        // How fast it is a benchmark tells; an emulated guest on a busy machine is not.
-        assert!(rate > 1e5, "{rate} bits a second {direction}");
+/// Streams and datagrams get through, out and in.
+#[track_caller]
+fn iperf3_gets_through(options: &str, arguments: &str) {
+    let tap = Interface::tap();
+    let (host, server) = (tap.host(), iperf3_server(&tap.host()));
+    // Datagrams as long as a packet may be without being cut.
+    let datagrams = "--time 2 --bitrate 4M --length $(($(cat /sys/class/net/eth0/mtu)-28))";
+    let script = [
+        tap.set_up(1),
+        iperf3(&host, "--time 2"),
+        iperf3(&host, "--time 2 --reverse"),
+        iperf3_datagrams(&host, datagrams),
+        iperf3_datagrams(&host, &format!("{datagrams} --reverse")),
+    ];
+    let guest = guest(&format!("tap={}{options}", tap.name())).with(arguments);
+    let log = guest.run(&script.join("; ")).expect(0).text();
+    drop(server);
+    let ends: Vec<_> =
+        log.match_indices("iperf3=").map(|(at, _)| at).skip(1).chain([log.len()]).collect();
+    assert_eq!(ends.len(), 4, "{log}");
+    // How fast it is a benchmark tells; an emulated guest on a busy machine is not.
+    let least = [1e5, 1e5, 20.0, 20.0];
+    for (end, least) in ends.into_iter().zip(least) {
+        assert!(iperf3_rate(&log[..end]) > least, "{log}");
     }
+}
+
+#[test]
+fn streams_and_datagrams_get_through_in_both_directions_on_pci() {
+    iperf3_gets_through("", "--transport pci");
+}
+
+#[test]
+fn long_streams_and_datagrams_get_through_in_both_directions_on_mmio() {
+    iperf3_gets_through(",mtu=9000", "--transport mmio");
 }
 
 #[test]

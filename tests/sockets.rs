@@ -77,7 +77,8 @@ fn echoes(transport: &str, mib: usize) {
 
 #[test]
 fn a_program_of_the_guest_echoes_over_a_socket_on_pci() {
-    echoes("pci", 192);
+    // A gigabyte, and some.
+    echoes("pci", 1024);
 }
 
 #[test]

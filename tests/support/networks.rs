@@ -86,10 +86,10 @@ pub fn interface_exists(name: &str) -> bool {
     std::path::Path::new("/sys/class/net").join(name).exists()
 }
 
-/// An iperf3 server at an address of the host, for one measurement.
+/// An iperf3 server at an address of the host.
 pub fn iperf3_server(address: &str) -> Running {
     let mut command = Command::new("iperf3");
-    command.args(["--server", "--one-off", "--forceflush", "--bind", address]);
+    command.args(["--server", "--forceflush", "--bind", address]);
     let mut server = Running::start(&mut command);
     server.wait_for("Server listening", Duration::from_secs(20));
     server
@@ -104,7 +104,18 @@ pub fn iperf3(address: &str, options: &str) -> String {
     )
 }
 
-/// Bits a second that arrived. iperf3 must have ended well.
+/// The same with datagrams; how many came through is printed for [`iperf3_rate`], too.
+pub fn iperf3_datagrams(address: &str, options: &str) -> String {
+    let field = |name: &str| format!("$(grep {name} /tmp/iperf3 | tail -n 1 | tr -dc 0-9)");
+    format!(
+        "iperf3 --client {address} --udp --json --connect-timeout 5000 {options} >/tmp/iperf3; \
+         echo iperf3=$?,$(({}-{}))",
+        field("'\"packets\"'"),
+        field("'\"lost_packets\"'"),
+    )
+}
+
+/// Bits a second, or datagrams, that arrived at last. iperf3 must have ended well.
 #[track_caller]
 pub fn iperf3_rate(log: &str) -> f64 {
     let result = super::guests::value(log, "iperf3");

@@ -17,17 +17,20 @@ const WORKLOADS: [&str; 6] =
 /// Pieces of 64 KiB of a TCP stream, datagrams of 64 bytes, and pings one by one; out of the guest and into it.
 const STOCK_WORKLOADS: [&str; 5] = ["tcp-out-64k", "tcp-in-64k", "udp-out-64", "udp-in-64", "ping"];
 
-/// Runs one of them. Bits a second are in iperf3's last account of what was received, and so are packets and those
-/// lost; a ping's mean time is the second number of its last line, in milliseconds with three decimals. Cubic takes the
-/// uneven round trips of an emulated host for congestion as a stream starts (`HyStart`), and hardly ever recovers.
+/// Runs one of them. Bits a second are in iperf3's last account of what was received, and so are packets, those lost, and
+/// how long it took, which is longer where its end has to wait for all that is on its way; a ping's mean time is the
+/// second number of its last line, in milliseconds with three decimals. Cubic takes the uneven round trips of an emulated
+/// host for congestion as a stream starts (`HyStart`), and hardly ever recovers.
 const PROGRAMS: &str = "ip address add 198.18.77.2/24 dev eth0; ip link set eth0 up; \
     f() { grep -A15 \"\\\"$1\\\"\" /tmp/o | grep \"\\\"$2\\\"\" | tail -n 1 | cut -d: -f2 | cut -d. -f1 | tr -dc 0-9; }; \
     m() { w=$1; o=; case $w in *-in-*) o=-R;; esac; case $w in udp*) o=\"$o -u -b 0 -l 64\";; *) o=\"$o -C reno\";; esac; \
     if [ $w = ping ]; then ping -q -A -w $S 198.18.77.1 >/tmp/o; n=$(sed -n 's/.* \\([0-9]*\\) received.*/\\1/p' /tmp/o); \
     t=$(tail -n 1 /tmp/o | cut -d/ -f5 | sed 's/[.]//; s/^0*//'); echo end $w $n $((n*t)); return; fi; \
     iperf3 -c 198.18.77.1 -J -t $S $o >/tmp/o; \
-    case $w in tcp*) n=$(($(f sum_received bits_per_second)*S/524288));; *) n=$(($(f sum packets)-$(f sum lost_packets)));; esac; \
-    echo end $w $n $((S*1000000)); }";
+    case $w in tcp*) n=$(($(f sum_received bits_per_second)*S/524288)); t=$((S*1000000));; \
+    *) n=$(($(f sum packets)-$(f sum lost_packets))); \
+    t=$(grep -A15 '\"sum\"' /tmp/o | grep '\"seconds\"' | tail -n 1 | cut -d: -f2 | tr -dc 0-9.); t=$(printf %.0f ${t}e6);; esac; \
+    echo end $w $n $t; }";
 
 /// Name of the tap.
 const TAP: &str = "carvebench0";
