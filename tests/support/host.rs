@@ -138,9 +138,14 @@ pub fn zombie(pid: i64) -> bool {
 
 #[track_caller]
 pub fn until(condition: impl Fn() -> bool) {
+    until_within(Duration::from_secs(60), condition);
+}
+
+#[track_caller]
+pub fn until_within(limit: Duration, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(60), "it did not come to that");
+        assert!(start.elapsed() < limit, "it did not come to that");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -8,9 +8,12 @@ pub mod guests;
 pub mod host;
 pub mod inside;
 pub mod networks;
+#[macro_use]
 pub mod payload;
 pub mod ptrace;
 pub mod pty;
+pub mod scene;
+pub mod work;
 
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;

@@ -53,6 +53,33 @@ macro_rules! payload {
     };
 }
 
+/// Reads the kvm-clock whose page RDI points at: nanoseconds in RAX; changes RCX, RDX, RSI and R8.
+macro_rules! read_clock {
+    () => {
+        // Between two equal, even versions.
+        "93: mov esi, [rdi]
+         test esi, 1
+         jnz 93b
+         rdtsc
+         shl rdx, 32
+         or rax, rdx
+         sub rax, [rdi + 8]
+         mov cl, [rdi + 28]
+         test cl, cl
+         js 94f
+         shl rax, cl
+         jmp 95f
+         94: neg cl
+         shr rax, cl
+         95: mov r8d, [rdi + 24]
+         mul r8
+         shrd rax, rdx, 32
+         add rax, [rdi + 16]
+         cmp esi, [rdi]
+         jne 93b"
+    };
+}
+
 payload! {
     /// Powers off at once.
     power_off:
@@ -675,27 +702,8 @@ payload! {
     "wrmsr",
     "mov edi, 0x100000",
     "xor ebp, ebp",
-    // Read between two equal, even versions.
-    "2: mov esi, [rdi]",
-    "test esi, 1",
-    "jnz 2b",
-    "rdtsc",
-    "shl rdx, 32",
-    "or rax, rdx",
-    "sub rax, [rdi + 8]",
-    "mov cl, [rdi + 28]",
-    "test cl, cl",
-    "js 3f",
-    "shl rax, cl",
-    "jmp 4f",
-    "3: neg cl",
-    "shr rax, cl",
-    "4: mov r8d, [rdi + 24]",
-    "mul r8",
-    "shrd rax, rdx, 32",
-    "add rax, [rdi + 16]",
-    "cmp esi, [rdi]",
-    "jne 2b",
+    "2:",
+    read_clock!(),
     "cmp rax, rbp",
     "mov rbp, rax",
     "mov al, 0x42",

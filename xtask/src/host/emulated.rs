@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::termios::{self, OptionalActions, Termios};
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 
 use super::protocol::{Ending, Frame, Size, Start};
@@ -30,6 +31,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 pub fn run(workspace: &Workspace, arguments: &Arguments, share: &Share) -> Result<u8, Error> {
     let (qemu, host) = prepare::obtain(workspace)?;
     let signals = Signals::catch()?;
+    if arguments.one_core {
+        keep_to_one_core()?;
+    }
     let (mut machine, stream) = Machine::start(&qemu, &host, &share.path, arguments.size())?;
     let on_terminal = arguments.on_terminal();
     let start = Start {
@@ -47,6 +51,14 @@ pub fn run(workspace: &Workspace, arguments: &Arguments, share: &Share) -> Resul
     let _raw = on_terminal.then(RawTerminal::enter).transpose()?;
     session.pump_input(!arguments.no_stdin);
     session.carry(arguments.time_limit, &mut machine)
+}
+
+/// Keeps this thread, and what it starts, to the processor it is on.
+fn keep_to_one_core() -> Result<(), Error> {
+    let mut one = CpuSet::new();
+    one.set(sched_getcpu());
+    let kept = sched_setaffinity(None, &one);
+    kept.map_err(|error| io("stay on one processor")(error.into()))
 }
 
 enum Event {

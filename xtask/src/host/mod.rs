@@ -117,6 +117,10 @@ pub struct Arguments {
     /// NUMA nodes of the emulated host, between which processors and memory are divided evenly
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub nodes: u32,
+    /// Run all of the emulated host on one of this machine's processors: slower, but QEMU's emulation of nested
+    /// virtualization goes wrong where emulated processors run at once
+    #[arg(long)]
+    pub one_core: bool,
     /// Set a variable in the command's environment (the rest of which is ours)
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_variable)]
     pub variables: Vec<(String, String)>,
@@ -140,6 +144,7 @@ impl Arguments {
             memory: 6144,
             cpus: 1,
             nodes: 1,
+            one_core: false,
             variables: Vec::new(),
             no_stdin: false,
             emulated: false,

@@ -40,6 +40,8 @@ const KVM_TARGETS: [&str; 12] = [
 /// Those that run on an emulated host of several CPUs and NUMA nodes, whose guests are of a few instructions: QEMU loses
 /// such hosts where nested guests do more.
 const WIDE_TARGETS: [&str; 1] = ["division"];
+/// Those that run on an emulated host of two CPUs, whose guests do their worst: that is on one core of this machine.
+const PAIR_TARGETS: [&str; 1] = ["interference"];
 /// Programs that tests run beside Carve, also in an emulated host, which sees this machine's files: to disassemble ACPI
 /// tables, make networks and images, and talk to guests.
 const TOOLS: [(&str, &str, Suite); 6] = [
@@ -154,8 +156,11 @@ impl<'a> Steps<'a> {
         };
         let hardware = host::hardware_kvm();
         let (retries, hosts) = if hardware { (0, 1) } else { (1, emulated_hosts()) };
+        let of = |test: &TestBinary, targets: &[&str]| targets.contains(&test.name.as_str());
         let (wide, tests): (Vec<_>, Vec<_>) =
-            tests.into_iter().partition(|test| WIDE_TARGETS.contains(&test.name.as_str()));
+            tests.into_iter().partition(|test| of(test, &WIDE_TARGETS));
+        let (pair, tests): (Vec<_>, Vec<_>) =
+            tests.into_iter().partition(|test| of(test, &PAIR_TARGETS));
         let host = |size: &[&str], script: &str| {
             let mut command = Command::new(std::env::current_exe()?);
             let memory = HOST_MEMORY_MIB.to_string();
@@ -168,12 +173,15 @@ impl<'a> Steps<'a> {
         boots.run(hosts, |script| host(&["--cpus", "1"], script))?;
         let mut wide = Boots::list(&wide, 1, chosen)?;
         wide.run(1, |script| host(&["--emulated", "--cpus", "8", "--nodes", "2"], script))?;
+        let mut pair = Boots::list(&pair, 1, chosen)?;
+        pair.run(1, |script| host(&["--emulated", "--cpus", "2", "--one-core"], script))?;
         println!("xtask: slowest: {}", boots.slowest().join(", "));
         let (mut counts, mut failed, mut unsteady) = boots.result();
-        let (of_wide, failed_wide, unsteady_wide) = wide.result();
-        counts += of_wide;
-        failed.extend(failed_wide);
-        unsteady.extend(unsteady_wide);
+        for (more, failed_there, unsteady_there) in [wide.result(), pair.result()] {
+            counts += more;
+            failed.extend(failed_there);
+            unsteady.extend(unsteady_there);
+        }
         if !unsteady.is_empty() {
             println!("xtask: passed only when run again: {}", unsteady.join(", "));
         }
