@@ -53,7 +53,10 @@ pub fn limits(group: &Cgroup) -> Vec<Property> {
         // It takes none of 0; the kernel makes the same of 1.
         ("MemoryMax", Value::Number(group.memory_max.bytes().max(1))),
     ];
-    of("cpuset", cpuset).chain(of("cpu", cpu)).chain(of("memory", memory)).collect()
+    // A scope would have systemd's own default where it is told nothing.
+    let pids = vec![("TasksMax", Value::Number(group.pids_max.unwrap_or(UNLIMITED)))];
+    let memory = of("memory", memory).chain(of("pids", pids));
+    of("cpuset", cpuset).chain(of("cpu", cpu)).chain(memory).collect()
 }
 
 /// What makes a scope, in `slice`, of the process `pid`: delegated, so that what is below it is Carve's.
@@ -66,7 +69,6 @@ pub fn scope(slice: &str, pid: u32, stopped_by: &str) -> Vec<Property> {
         ("Before", Value::Texts(vec![stopped_by.to_owned()])),
         // Also one in which processes were killed for want of memory leaves nothing behind.
         ("CollectMode", Value::Text("inactive-or-failed".to_owned())),
-        ("TasksMax", Value::Number(UNLIMITED)),
     ]
 }
 

@@ -19,6 +19,7 @@ fn group() -> Cgroup {
         memory_min: Size::from_mib(64),
         memory_max: Size::from_bytes(0),
         hugetlb: BTreeMap::new(),
+        pids_max: Some(80),
         io: Vec::new(),
         unenforced: BTreeSet::new(),
     }
@@ -38,8 +39,11 @@ fn limits_are_those_of_the_files() {
     assert_eq!(value(&group, "CPUQuotaPeriodUSec"), Some(Value::Number(100_000)));
     assert_eq!(value(&group, "MemoryMin"), Some(Value::Number(64 << 20)));
     assert_eq!(value(&group, "MemoryMax"), Some(Value::Number(1)));
-    group.cpu_max = None;
-    assert_eq!(value(&group, "CPUQuotaPerSecUSec"), Some(Value::Number(u64::MAX)));
+    assert_eq!(value(&group, "TasksMax"), Some(Value::Number(80)));
+    (group.cpu_max, group.pids_max) = (None, None);
+    for name in ["CPUQuotaPerSecUSec", "TasksMax"] {
+        assert_eq!(value(&group, name), Some(Value::Number(u64::MAX)));
+    }
 }
 
 #[test]
@@ -47,7 +51,7 @@ fn systemd_is_not_asked_for_what_no_controller_enforces() {
     let mut group = group();
     group.unenforced = ["cpuset".to_owned(), "memory".to_owned()].into();
     let names: Vec<_> = limits(&group).into_iter().map(|(name, _)| name).collect();
-    assert_eq!(names, ["CPUWeight", "CPUQuotaPerSecUSec", "CPUQuotaPeriodUSec"]);
+    assert_eq!(names, ["CPUWeight", "CPUQuotaPerSecUSec", "CPUQuotaPeriodUSec", "TasksMax"]);
 }
 
 #[test]
