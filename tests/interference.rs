@@ -1,5 +1,5 @@
 //! One guest at its worst beside others, on an emulated host of 2 CPUs of which none is kept for the host (`cargo xtask
-//! host --emulated --cpus 2 --one-core`): whatever it does, they have what they were promised, and it no more than that.
+//! host --emulated --cpus 2 --core 0`): whatever it does, they have what they were promised, and it no more than that.
 //!
 //! Each trouble is made and not made in turn, by the same guest. What is promised is asserted: CPU time, the work of a
 //! guest that asks for less than its cap, memory, requests and bytes. What a guest gets done that takes all it can get

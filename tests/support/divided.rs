@@ -20,7 +20,11 @@ pub struct Divided {
 impl Divided {
     /// A host without a file, in whose folder are kernels called `halt`, `spin` and `touch`.
     pub fn new() -> Self {
-        let host = Host::new();
+        Self::on(Host::new())
+    }
+
+    /// The same in a folder that is there.
+    pub fn on(host: Host) -> Self {
         let root = host.root.path();
         payload::write_elf(payload::halt(), &root.join("halt"));
         payload::write_elf(payload::spin(), &root.join("spin"));

@@ -186,7 +186,17 @@ impl Entry {
     /// The file is damaged.
     pub fn record(&self) -> Result<Option<Record>, Error> {
         let path = self.state.join("record.json");
-        files::read(&path).map_err(|error| damaged(&path, error))
+        files::read_if_any(&path).map_err(|error| damaged(&path, error))
+    }
+
+    /// Writes the record of a run that begins: on the disk afterwards for a guest that is to outlive the command that
+    /// starts it, so that it is known to have run should the host go down.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn begin_record(&self, record: &Record) -> Result<(), Error> {
+        self.put_record(record, self.guest.detached)
     }
 
     /// Writes the record of its last run.
@@ -195,8 +205,12 @@ impl Entry {
     ///
     /// The file cannot be written.
     pub fn write_record(&self, record: &Record) -> Result<(), Error> {
+        self.put_record(record, false)
+    }
+
+    fn put_record(&self, record: &Record, durable: bool) -> Result<(), Error> {
         let path = self.state.join("record.json");
-        files::write_with_spare(&path, record, false).map_err(failed("write", &path))
+        files::write_with_spare(&path, record, durable).map_err(failed("write", &path))
     }
 
     /// What it does now. Not for processes that are the guest's VMM or monitor themselves.

@@ -72,7 +72,20 @@ pub fn write_with_spare<T: Serialize>(path: &Path, value: &T, durable: bool) -> 
 
 /// Reads what [`write()`] wrote; nothing if there is no such file.
 pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    parse(fs::read(path))
+}
+
+/// The same of a file that was not always to be durable: nothing also if it is empty, which is what a host that loses
+/// power makes of one that was new.
+pub fn read_if_any<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
+        Ok(text) if text.is_empty() => Ok(None),
+        text => parse(text),
+    }
+}
+
+fn parse<T: DeserializeOwned>(text: io::Result<Vec<u8>>) -> io::Result<Option<T>> {
+    match text {
         Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

@@ -90,7 +90,7 @@ pub fn run(
     let Some(alive) = alive else { return Err(Error::Running(entry.guest.name.to_string())) };
     let run = entry.record()?.map_or(0, |record| record.run) + 1;
     let mut record = Record::begin(run, setup.restarts);
-    entry.write_record(&record)?;
+    entry.begin_record(&record)?;
     let alive = Rc::new(alive);
     // A panic has been shown by then; its exit code and record are those of any own error.
     let begun = &mut record;

@@ -187,6 +187,18 @@ fn a_guest_is_created_then_exited_once_it_has_a_record() {
     assert_eq!(status.record, Some(record));
 }
 
+#[test]
+fn a_record_that_a_host_lost_with_its_power_is_none() {
+    let (_folder, store) = store();
+    let web = store.create(new(Some("web"))).unwrap();
+    web.begin_record(&Record::begin(1, 0)).unwrap();
+    let path = web.state.join("record.json");
+    fs::write(&path, "").unwrap();
+    assert_eq!((web.record().unwrap(), web.status().unwrap().state), (None, State::Created));
+    fs::write(&path, "{").unwrap();
+    assert!(matches!(web.record(), Err(Error::Damaged { .. })));
+}
+
 /// Whether all fields of `old` are in `new` with the same values.
 fn keeps(old: &serde_json::Value, new: &serde_json::Value) -> bool {
     match (old.as_object(), new.as_object()) {

@@ -30,38 +30,48 @@ const EVERYDAY: &str = "boot";
 pub struct HostKind {
     /// Arguments of `xtask host`.
     pub arguments: &'static [&'static str],
-    targets: &'static [&'static str],
+    /// Files that a test leaves in its shared folder are there for the hosts after it.
+    pub keeps_files: bool,
+    /// The one target that runs there; none for all those that have no host of their own.
+    target: Option<&'static str>,
 }
 
 /// What stock kernels boot on, and everything else that has no host of its own.
-pub const ORDINARY: HostKind = HostKind { arguments: &["--cpus", "1"], targets: &[] };
+pub const ORDINARY: HostKind =
+    HostKind { arguments: &["--cpus", "1"], keeps_files: false, target: None };
 
 /// Hosts that are emulated even where this machine is a KVM host, those with the most to do first. Each is to be on one
 /// core of this machine, and even so its guests are of a few instructions: QEMU loses hosts of several processors that run
 /// at once where nested guests do more.
-pub const SPECIAL: [HostKind; 3] = [
+pub const SPECIAL: [HostKind; 4] = [
     // Several NUMA nodes.
-    HostKind { arguments: &["--emulated", "--cpus", "8", "--nodes", "2"], targets: &["division"] },
+    special(&["--emulated", "--cpus", "8", "--nodes", "2"], "division"),
     // Guests do their worst to each other.
-    HostKind { arguments: &["--emulated", "--cpus", "2"], targets: &["interference"] },
+    special(&["--emulated", "--cpus", "2"], "interference"),
     // Their first process is systemd.
-    HostKind { arguments: &["--init", "systemd", "--cpus", "4"], targets: &["systemd"] },
+    special(&["--init", "systemd", "--cpus", "4"], "systemd"),
+    // They lose power.
+    HostKind { keeps_files: true, ..special(&["--emulated", "--cpus", "2"], "reboot") },
 ];
+
+const fn special(arguments: &'static [&'static str], target: &'static str) -> HostKind {
+    HostKind { arguments, keeps_files: false, target: Some(target) }
+}
 
 impl HostKind {
     /// Whether it is an emulated one, which may lose a test that is right.
     pub fn is_emulated(&self) -> bool {
-        !self.targets.is_empty() || !host::hardware_kvm()
+        self.target.is_some() || !host::hardware_kvm()
     }
 
     /// Whether a test runs on such a host; `kvm_here` where this machine has a KVM of any kind.
     pub fn runs(&self, test: &TestBinary, kvm_here: bool) -> bool {
         let name = test.name.as_str();
-        if !self.targets.is_empty() {
-            return self.targets.contains(&name);
+        if let Some(target) = self.target {
+            return name == target;
         }
         let here = kvm_here && KVM.contains(&name) && (host::hardware_kvm() || name != HOSTILE);
-        !is_local(test) && !here && SPECIAL.iter().all(|kind| !kind.targets.contains(&name))
+        !is_local(test) && !here && SPECIAL.iter().all(|kind| kind.target != Some(name))
     }
 }
 
@@ -101,6 +111,7 @@ mod kinds_test {
             ("division", true, 1),
             ("interference", true, 1),
             ("systemd", false, 1),
+            ("reboot", true, 1),
             ("lifecycle", true, 0),
             ("lifecycle", false, 1),
             ("cli", false, 0),

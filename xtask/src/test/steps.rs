@@ -143,7 +143,7 @@ impl<'a> Steps<'a> {
         let list = |kind: &HostKind, tests| {
             Ok::<_, Box<dyn Error>>((
                 Boots::list(tests, u32::from(kind.is_emulated()), chosen)?,
-                self.host(kind.arguments, &carve)?,
+                self.host(kind, &carve)?,
             ))
         };
         let (mut ordinary, host) = list(&ORDINARY, &ordinary)?;
@@ -170,10 +170,17 @@ impl<'a> Steps<'a> {
     }
 
     /// `xtask host` with what tests read from the environment, for a command to be added.
-    fn host(&self, kind: &[&str], carve: &Path) -> Result<Command> {
+    fn host(&self, kind: &HostKind, carve: &Path) -> Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         let memory = HOST_MEMORY_MIB.to_string();
-        command.args(["host", "--time-limit", HOST_LIMIT, "--memory", &memory]).args(kind);
+        command.args(["host", "--time-limit", HOST_LIMIT, "--memory", &memory]);
+        command.args(kind.arguments);
+        if kind.keeps_files {
+            let kept = self.workspace.cache("kept");
+            // Of another run.
+            let _ = std::fs::remove_dir_all(&kept);
+            command.arg("--share").arg(kept);
+        }
         command.env("CARVE_HOSTILE_OPERATIONS", HOSTILE_OPERATIONS);
         self.add_environment(&mut command, Some(carve))?;
         Ok(command)
