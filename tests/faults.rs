@@ -150,7 +150,9 @@ kvm_tests! {
         let _other = spinning(&host, "other", "");
         let mut command = host.command("run -d --name db --memory 256MiB --debug-exit --transport mmio");
         command.args(["--cmdline", "bench=block run=randread-4k-4 cycles=30000000000"]);
-        let started = command.args(["--disk", &disk.0, "--kernel"]).arg(guest).output().unwrap();
+        // Not from the host's cache, in which all of it would soon be.
+        let disk_flag = format!("path={},direct", disk.0);
+        let started = command.args(["--disk", &disk_flag, "--kernel"]).arg(guest).output().unwrap();
         assert!(started.status.success(), "{started:?}");
         until(|| host.carve("logs db").out.contains("begin randread"));
         // From here on reading the device fails with EIO.
