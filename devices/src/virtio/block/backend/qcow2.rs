@@ -117,8 +117,10 @@ fn counts_itself(storage: &File) -> io::Result<bool> {
         return Ok(true);
     }
     let version = begin & u64::from(u32::MAX);
+    // A table of no clusters has no first entry, whatever is where it would be.
+    let clusters = long(56)? >> 32;
     let block = long(long(48)?)? & OFFSET;
-    if block == 0 {
+    if clusters == 0 || block == 0 {
         return Ok(false);
     }
     let order = if version >= 3 { long(96)? >> 32 } else { 4 };
