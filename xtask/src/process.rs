@@ -75,6 +75,14 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
+/// The same command once more, with its arguments and the variables set for it.
+pub fn again(command: &Command) -> Command {
+    let mut again = Command::new(command.get_program());
+    again.args(command.get_args());
+    again.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    again
+}
+
 /// The command line as a reader would type it (without quoting).
 pub fn shown(command: &Command) -> String {
     let words: Vec<_> = std::iter::once(command.get_program())

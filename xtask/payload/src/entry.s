@@ -166,7 +166,8 @@ second_long:
     iretq
 
 # For ring 3 to call: what it may not do itself. EDI chooses, ECX, EAX and EDX are the instruction's; R8 is lost. What
-# faults does nothing. Where a hypercall is to write to memory, it is to be none of this program's. The way into ring 0 is a fault, which every KVM can do.
+# faults does nothing. The way into ring 0 is a fault, which every KVM can do. Where a hypercall is to write to memory, it
+# is to be none of this program's.
     .globl call_privileged
 call_privileged:
     hlt

@@ -154,9 +154,8 @@ fn lock<'a, T>(shared: &'a Mutex<T>) -> MutexGuard<'a, T> {
 fn lane(boots: &Mutex<&mut Boots<'_>>, host: &Command) -> io::Result<()> {
     loop {
         let Some(test) = lock(boots).waiting.pop_front() else { return Ok(()) };
-        let mut command = Command::new(host.get_program());
-        command.args(host.get_args()).args(["--", "sh", "-c", FEED]);
-        command.envs(host.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut command = process::again(host);
+        command.args(["--", "sh", "-c", FEED]);
         session(&mut command, test, boots)?;
     }
 }

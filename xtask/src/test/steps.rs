@@ -140,11 +140,12 @@ impl<'a> Steps<'a> {
         };
         let ordinary = of_kind(&ORDINARY)?;
         let special = SPECIAL.iter().map(&mut of_kind).collect::<Result<Vec<_>>>()?;
+        // Guests, tools and the bare-metal program are looked for once for all hosts.
+        let mut host = Command::new(std::env::current_exe()?);
+        self.add_environment(&mut host, Some(&carve))?;
         let list = |kind: &HostKind, tests| {
-            Ok::<_, Box<dyn Error>>((
-                Boots::list(tests, u32::from(kind.is_emulated()), chosen)?,
-                self.host(kind, &carve)?,
-            ))
+            let boots = Boots::list(tests, u32::from(kind.is_emulated()), chosen)?;
+            Ok::<_, Box<dyn Error>>((boots, self.host(kind, &host)))
         };
         let (mut ordinary, host) = list(&ORDINARY, &ordinary)?;
         let special = SPECIAL.iter().zip(&special).map(|(kind, tests)| list(kind, tests));
@@ -169,9 +170,9 @@ impl<'a> Steps<'a> {
         })
     }
 
-    /// `xtask host` with what tests read from the environment, for a command to be added.
-    fn host(&self, kind: &HostKind, carve: &Path) -> Result<Command> {
-        let mut command = Command::new(std::env::current_exe()?);
+    /// `xtask host` of a kind, for a command to be added; `program` is this one, with what tests read from the environment.
+    fn host(&self, kind: &HostKind, program: &Command) -> Command {
+        let mut command = process::again(program);
         let memory = HOST_MEMORY_MIB.to_string();
         command.args(["host", "--time-limit", HOST_LIMIT, "--memory", &memory]);
         command.args(kind.arguments);
@@ -182,8 +183,7 @@ impl<'a> Steps<'a> {
             command.arg("--share").arg(kept);
         }
         command.env("CARVE_HOSTILE_OPERATIONS", HOSTILE_OPERATIONS);
-        self.add_environment(&mut command, Some(carve))?;
-        Ok(command)
+        command
     }
 
     pub fn static_build(&mut self) -> Result<Outcome> {

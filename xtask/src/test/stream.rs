@@ -65,8 +65,7 @@ fn start(command: &mut Command) -> io::Result<(Child, io::PipeReader)> {
     let (reader, writer) = io::pipe()?;
     command.stdout(writer.try_clone()?).stderr(writer);
     child::die_with_parent(command);
-    let program = || command.get_program().to_string_lossy().into_owned();
-    let program = program();
+    let program = command.get_program().to_string_lossy().into_owned();
     let spawned = command.spawn().map_err(|source| process::Error::Start { program, source });
     // The command keeps our copies of the writing end, with which reading would never end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
