@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use support::host::{Host, spinning, thread, until};
+use support::host::{Host, clerk_of, spinning, thread, until};
 use support::ptrace::fail_run;
 use support::{Running, am_root, carve, kvm_tests, payload, run};
 
@@ -50,18 +50,6 @@ impl Drop for Loop {
     fn drop(&mut self) {
         let _ = Command::new("losetup").args(["--detach", &self.0]).status();
     }
-}
-
-/// The clerk of the VMM `pid`.
-fn clerk_of(pid: i32) -> i32 {
-    let parent = format!("PPid:\t{pid}\n");
-    let is_clerk = |folder: &PathBuf| {
-        let status = fs::read_to_string(folder.join("status")).unwrap_or_default();
-        status.starts_with("Name:\tcarve-clerk\n") && status.contains(&parent)
-    };
-    let folders = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
-    let clerk = folders.into_iter().find(is_clerk);
-    clerk.unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap()
 }
 
 kvm_tests! {

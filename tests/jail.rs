@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use support::host::{Host, run_of, thread, threads, until};
+use support::host::{Host, clerk_of, run_of, thread, threads, until, zombie};
 use support::ptrace::inject_call;
 use support::{am_root, have_kvm, payload, program};
 
@@ -163,6 +163,32 @@ kvm_tests! {
             let message = ended["message"].as_str().unwrap();
             assert!(message.starts_with(&format!("the thread {role} made the system call {name} ({call};")), "{message}");
         }
+    }
+
+    fn who_hears_a_vmm_from_outside_its_jail_is_filtered_and_its_guest_outlives_a_violation() {
+        if !am_root() {
+            return;
+        }
+        let jailed = Jailed::start("");
+        let monitor = jailed.host.inspect("web")["monitor_pid"].as_i64().unwrap();
+        let (clerk, monitor) = (clerk_of(jailed.pid), i32::try_from(monitor).unwrap());
+        for (pid, process, call, name) in [
+            (clerk, "clerk", libc::SYS_execve, "execve"),
+            (monitor, "monitor", libc::SYS_ptrace, "ptrace"),
+        ] {
+            let folder = Path::new("/proc").join(pid.to_string());
+            assert_eq!(threads(pid).len(), 1, "{process}");
+            for (key, value) in [("Seccomp", "2"), ("NoNewPrivs", "1")] {
+                assert_eq!(status(&folder, key).as_deref(), Some(value), "{process}: {key}");
+            }
+            inject_call(pid, call);
+            until(|| !folder.exists() || zombie(pid.into()));
+            let messages = jailed.host.messages("web");
+            assert!(messages.contains(&format!("the thread {process} made the system call {name} ({call};")), "{messages}");
+        }
+        assert_eq!(jailed.host.state("web"), "running");
+        jailed.host.carve("kill web").ok();
+        until(|| jailed.host.inspect("web")["last_run"]["ended"].is_object());
     }
 
     fn what_is_forbidden_is_noted_but_done_while_lists_are_tried_out() {

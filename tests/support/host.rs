@@ -81,6 +81,13 @@ impl Host {
         i32::try_from(pid).unwrap()
     }
 
+    /// What Carve itself had to say while it ran the guest.
+    pub fn messages(&self, name: &str) -> String {
+        let id = self.inspect(name)["id"].as_str().unwrap().to_owned();
+        let file = self.root.path().join("state/guests").join(id).join("messages.log");
+        std::fs::read_to_string(file).unwrap()
+    }
+
     /// Kills the guest's VMM, its monitor, or both, without a warning.
     pub fn kill_9(&self, name: &str, which: &[&str]) {
         let report = self.inspect(name);
@@ -127,6 +134,18 @@ pub fn threads(pid: i32) -> Vec<(String, PathBuf)> {
 pub fn thread(pid: i32, name: &str) -> Option<i32> {
     let found = threads(pid).into_iter().find(|(found, _)| found == name)?;
     found.1.file_name()?.to_str()?.parse().ok()
+}
+
+/// The clerk of the VMM `pid`.
+pub fn clerk_of(pid: i32) -> i32 {
+    let parent = format!("PPid:\t{pid}\n");
+    let is_clerk = |folder: &PathBuf| {
+        let status = std::fs::read_to_string(folder.join("status")).unwrap_or_default();
+        status.starts_with("Name:\tcarve-clerk\n") && status.contains(&parent)
+    };
+    let folders = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let clerk = folders.into_iter().find(is_clerk);
+    clerk.unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap()
 }
 
 pub fn zombie(pid: i64) -> bool {

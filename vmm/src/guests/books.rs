@@ -12,6 +12,7 @@ use super::clerk::{Clerk, Errand};
 use super::record::Ended;
 use super::store::{Entry, Store};
 use crate::jail::Switch;
+use crate::jail::seccomp::Process;
 use crate::ledger::{Companion, Ledger};
 use crate::machine::passt::{self, Outside};
 use crate::machine::unix_socket;
@@ -224,7 +225,9 @@ impl Desk {
             }
             Errand::Closed => {
                 closed.set(true);
-                Ok(())
+                // Its threads that keep passt processes are there, and start them again.
+                let confined = Process::Clerk.confine(entry.guest.confinement.seccomp);
+                confined.map_err(|error| format!("the clerk has no filter (seccomp): {error}"))
             }
             Errand::Passt(..) if closed.get() => {
                 Err("no more networks can be had once the guest runs".to_owned())

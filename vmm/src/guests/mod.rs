@@ -36,6 +36,7 @@ pub mod report;
 pub mod sampling;
 mod shortage;
 pub(crate) mod spawn;
+mod starter;
 mod status;
 mod store;
 mod update;

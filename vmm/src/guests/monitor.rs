@@ -3,13 +3,15 @@
 //!
 //! Nothing depends on its life but those three. A command that finds it dead starts another, which
 //! takes over a VMM that still runs.
+//!
+//! Before it hears anything of a VMM's it gives up what it does not need; VMMs are started by its [`Starter`].
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,7 +21,9 @@ use super::guest::Wanted;
 use super::keeper::Keeper;
 use super::live::{self, Alive, Letter, Seen};
 use super::record::{Ended, Record};
+use super::starter::{Started, Starter};
 use super::store::{self, Entry, Store};
+use crate::jail::seccomp::Process;
 use crate::ledger::Ledger;
 use crate::signals::Signals;
 
@@ -88,9 +92,40 @@ pub fn watch(store: &Store, entry: Entry, first: First, answer: impl Write) -> R
     let alive = Alive::take(&entry.monitor_path()).map_err(host("lock the sign of life"))?;
     let Some(alive) = alive else { return Ok(()) };
     alive.say(Letter::Running).map_err(host("write the sign of life"))?;
+    let messages = messages(&entry).map_err(host("open the file for Carve's messages"))?;
+    rustix::stdio::dup2_stderr(&messages)
+        .map_err(host("write to the file for Carve's messages"))?;
+    drop(messages);
+    let to_start = entry.clone();
+    let starter = Starter::fork(move |restarts| vmm(&to_start, restarts))
+        .map_err(host("make the process that starts the guest's"))?;
     let signals = Signals::new().map_err(host("take over signals"))?;
-    let monitor = Monitor { store, entry, alive, signals, keeper: None, failures: 0, restarts: 0 };
-    monitor.run(first, answer)
+    let confined = Process::Monitor.confine(entry.guest.confinement.seccomp);
+    confined.map_err(host("install filters of system calls (seccomp)"))?;
+    let (keeper, failures, restarts) = (None, 0, 0);
+    Monitor { store, entry, alive, signals, starter, keeper, failures, restarts }.run(first, answer)
+}
+
+/// Where Carve's own messages about the guest go.
+fn messages(entry: &Entry) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let options = options.append(true).create(true).mode(0o600);
+    let file = options.open(entry.messages_path())?;
+    if file.metadata()?.len() > MESSAGES_LIMIT {
+        file.set_len(0)?;
+    }
+    Ok(file)
+}
+
+/// Starts a VMM.
+fn vmm(entry: &Entry, restarts: u32) -> io::Result<Child> {
+    Command::new(PROGRAM)
+        .arg0("carve")
+        .args([VMM_VERB, entry.guest.id.as_str(), &restarts.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(messages(entry)?)
+        .spawn()
 }
 
 struct Monitor<'a> {
@@ -98,6 +133,7 @@ struct Monitor<'a> {
     entry: Entry,
     alive: Alive,
     signals: Signals,
+    starter: Starter,
     /// Of the log, while the guest runs.
     keeper: Option<Keeper>,
     /// Restarts in a row that did not lead to a good run.
@@ -108,8 +144,8 @@ struct Monitor<'a> {
 
 /// A VMM that is watched.
 enum Vmm {
-    /// Started by this monitor.
-    Own(Child),
+    /// Started for this monitor, and not buried.
+    Own(Pid),
     /// Found running.
     Found(Pid),
 }
@@ -188,22 +224,15 @@ impl Monitor<'_> {
     /// Starts a VMM, and passes on to `answer` what becomes of it; nothing if it does not come up.
     fn start(&mut self, answer: &mut impl Write) -> Result<Option<Vmm>, Error> {
         self.alive.say(Letter::Running).map_err(host("write the sign of life"))?;
-        let messages = self.open_messages().map_err(host("open the file for Carve's messages"))?;
-        let mut child = Command::new(PROGRAM)
-            .arg0("carve")
-            .args([VMM_VERB, self.entry.guest.id.as_str(), &self.restarts.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(messages)
-            .spawn()
-            .map_err(host("start the guest's process"))?;
-        let line = child.stdout.take().map(first_line).unwrap_or_default();
+        let started = self.starter.start(self.restarts);
+        let Started { pid, output } = started.map_err(host("start the guest's process"))?;
+        let line = first_line(output);
         if line.trim() == STARTED {
             let _ = writeln!(answer, "{STARTED}");
-            return Ok(Some(Vmm::Own(child)));
+            return Ok(Some(Vmm::Own(pid)));
         }
-        let status = child.wait().map_err(host("wait for the guest's process"))?;
-        let ended = self.write_end(status.signal())?;
+        let signal = self.bury()?;
+        let ended = self.write_end(signal)?;
         let said = match ended {
             Some(ended) if line.is_empty() => format!("{FAILED}{}", ended.message),
             _ if line.is_empty() => format!("{FAILED}its process ended at once"),
@@ -214,23 +243,14 @@ impl Monitor<'_> {
         Ok(None)
     }
 
-    /// Where a VMM's own messages go.
-    fn open_messages(&self) -> io::Result<File> {
-        let path = self.entry.messages_path();
-        let mut options = OpenOptions::new();
-        let file = options.append(true).create(true).mode(0o600).open(&path)?;
-        if file.metadata()?.len() > MESSAGES_LIMIT {
-            file.set_len(0)?;
-        }
-        Ok(file)
+    /// Waits for the end of a VMM that was started for this monitor. Returns the signal that ended it.
+    fn bury(&self) -> Result<Option<i32>, Error> {
+        self.starter.bury().map_err(host("wait for the guest's process"))
     }
 
     /// Waits for the end of a VMM, and says how it ended.
     fn until_the_end(&mut self, vmm: Vmm) -> Result<Option<Ended>, Error> {
-        let pid = match &vmm {
-            Vmm::Own(child) => Pid::from_child(child),
-            Vmm::Found(pid) => *pid,
-        };
+        let (Vmm::Own(pid) | Vmm::Found(pid)) = vmm;
         self.keeper = Some(Keeper::new(&self.entry));
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => self.wait_for(&pidfd)?,
@@ -242,9 +262,11 @@ impl Monitor<'_> {
             keeper.finish();
         }
         let signal = match vmm {
-            Vmm::Own(mut child) => {
-                child.wait().map_err(host("wait for the guest's process"))?.signal()
-            }
+            // Killed together with its starter it cannot be asked any more; what is found says enough.
+            Vmm::Own(_) => self.bury().unwrap_or_else(|error| {
+                tracing::warn!("{}", crate::explain(&error));
+                None
+            }),
             Vmm::Found(_) => None,
         };
         self.write_end(signal)
@@ -319,9 +341,9 @@ impl Monitor<'_> {
 }
 
 /// Everything up to the first line's end, or to the end of what is written.
-fn first_line(pipe: ChildStdout) -> String {
+fn first_line(pipe: OwnedFd) -> String {
     let mut line = String::new();
-    let _ = BufReader::new(pipe).read_line(&mut line);
+    let _ = BufReader::new(File::from(pipe)).read_line(&mut line);
     line
 }
 

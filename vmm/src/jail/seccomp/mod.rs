@@ -5,6 +5,8 @@
 //! Filters are inherited by the threads that a thread starts, so threads are started by one that may do what
 //! any of them may, the nursery; the others cannot start any. What a nursery's filter forbids, nothing in the
 //! process can do, whichever thread is taken over.
+//!
+//! The [processes outside](Process) of a jail that hear what a VMM says have lists, too.
 
 #![allow(unsafe_code)] // Signal masks.
 
@@ -71,10 +73,48 @@ impl fmt::Display for Mode {
     }
 }
 
+/// A process of one thread outside the jail, which does for a guest what takes paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    /// It does its VMM's errands.
+    Clerk,
+    /// It watches over its VMM, and keeps the console's log.
+    Monitor,
+}
+
+impl Process {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Clerk, Self::Monitor];
+
+    /// What it is called in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Clerk => "clerk",
+            Self::Monitor => "monitor",
+        }
+    }
+
+    /// Has this thread do only what this process needs from now on, for good, and whatever it starts as well.
+    /// Violations are told on standard error.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no seccomp.
+    pub fn confine(self, mode: Mode) -> io::Result<()> {
+        match mode {
+            Mode::Off => return Ok(()),
+            Mode::On => violation::report_to(None)?,
+            Mode::Log => {}
+        }
+        find_clocks();
+        install(self.name(), &roles::outside(), mode.action())
+    }
+}
+
 /// The size of a role's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Size {
-    /// The role.
+    /// The role, or the process.
     pub role: &'static str,
     /// System calls that it has.
     pub calls: usize,
@@ -86,13 +126,14 @@ pub struct Size {
 
 /// The sizes of all lists.
 pub fn sizes() -> Vec<Size> {
-    let of = |role: Role| {
-        let list = roles::allowed(role);
+    let of = |(role, list): (&'static str, Allowed)| {
         let (calls, rules) = list.size();
         let instructions = list.compile(SeccompAction::Trap).map_or(0, |filter| filter.len());
-        Size { role: role.name(), calls, rules, instructions }
+        Size { role, calls, rules, instructions }
     };
-    Role::ALL.map(of).into()
+    let roles = Role::ALL.map(|role| (role.name(), roles::allowed(role)));
+    let processes = Process::ALL.map(|process| (process.name(), roles::outside()));
+    roles.into_iter().chain(processes).map(of).collect()
 }
 
 /// Puts this thread (`jailed`: which needs no paths) and all that it starts from now on under their filters, once for the process.
@@ -104,8 +145,7 @@ pub fn enter(mode: Mode, jailed: bool) -> io::Result<()> {
     if mode == Mode::Off {
         return Ok(());
     }
-    // Asks the kernel where its clocks are, once, which no thread can do later.
-    let _ = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    find_clocks();
     let (jobs, next) = channel::<Job>();
     let (answer, answered) = channel();
     let body = move || {
@@ -122,10 +162,10 @@ pub fn enter(mode: Mode, jailed: bool) -> io::Result<()> {
     let main = roles::allowed(Role::Main);
     if jailed {
         install_absent()?;
-        install(Role::Main, &main, mode.action())?;
+        install(Role::Main.name(), &main, mode.action())?;
     } else {
         // This thread itself writes down how the run ended.
-        install(Role::Main, &main.and(&roles::records()), mode.action())?;
+        install(Role::Main.name(), &main.and(&roles::records()), mode.action())?;
     }
     answered.recv().map_err(io::Error::other)??;
     let nursery = Nursery { jobs: Mutex::new(jobs), mode };
@@ -133,6 +173,11 @@ pub fn enter(mode: Mode, jailed: bool) -> io::Result<()> {
         return Err(io::Error::other("this process has filters already"));
     }
     Ok(())
+}
+
+/// Asks the kernel where its clocks are, once, which no thread can do later.
+fn find_clocks() {
+    let _ = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
 }
 
 /// Of the nursery, which starts threads and nothing else.
@@ -165,10 +210,10 @@ impl Keeper for Nursery {
 
 /// Gives up what `role` does not need, for this thread and those it starts.
 fn confine(role: Role, otherwise: SeccompAction) -> io::Result<()> {
-    install(role, &roles::allowed(role), otherwise)
+    install(role.name(), &roles::allowed(role), otherwise)
 }
 
-fn install(role: Role, list: &Allowed, otherwise: SeccompAction) -> io::Result<()> {
+fn install(role: &'static str, list: &Allowed, otherwise: SeccompAction) -> io::Result<()> {
     violation::set_role(role);
     let filter = list.compile(otherwise).map_err(io::Error::other)?;
     apply_filter(&filter).map_err(io::Error::other)

@@ -10,12 +10,11 @@ use std::mem;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use devices::thread::Role;
 use rustix::fs::SeekFrom;
 
 thread_local! {
     /// Const-initialized and without a destructor: reading it in a signal handler neither allocates nor locks.
-    static ROLE: Cell<Option<Role>> = const { Cell::new(None) };
+    static ROLE: Cell<&'static str> = const { Cell::new("unnamed") };
 }
 
 /// Where last words are kept; -1 where they are not.
@@ -31,8 +30,8 @@ fn name(number: i32) -> &'static str {
 }
 
 /// Notes what this thread does, for its last words.
-pub fn set_role(role: Role) {
-    ROLE.set(Some(role));
+pub fn set_role(role: &'static str) {
+    ROLE.set(role);
 }
 
 /// Has violations reported from now on, also in `file`, where they begin after the first byte.
@@ -71,7 +70,7 @@ extern "C" fn on_violation(_: i32, info: *mut libc::siginfo_t, context: *mut lib
     let info = unsafe { info.cast::<SysInfo>().read() };
     if info.code == SYS_SECCOMP {
         let mut text = Text::default();
-        let role = ROLE.get().map_or("unnamed", Role::name);
+        let role = ROLE.get();
         let (number, name) = (info.number, name(info.number));
         // SAFETY: the kernel passes the context to an SA_SIGINFO handler.
         let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
