@@ -60,6 +60,11 @@ impl Counters {
 }
 
 impl PairCounters {
+    /// Bytes that passed, either way.
+    pub fn bytes(&self) -> u64 {
+        self.received_bytes.get().wrapping_add(self.sent_bytes.get())
+    }
+
     fn get(&self) -> Passed {
         Passed {
             received_frames: self.received_frames.get(),

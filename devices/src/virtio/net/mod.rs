@@ -16,10 +16,12 @@ mod filter;
 pub mod header;
 mod link;
 mod moderation;
+mod preemption;
 mod rx;
 mod state;
 mod stream;
 pub mod tap;
+mod trials;
 mod tx;
 pub mod vhost;
 mod worker;
@@ -35,6 +37,7 @@ use crate::token_bucket::SharedLimiter;
 
 use self::control::Control;
 use self::filter::Filter;
+use self::preemption::Preemption;
 use self::rx::Receiver;
 use self::state::{Settings, Shared, State};
 use self::tx::Transmitter;
@@ -167,6 +170,8 @@ impl Net {
             tx: tx.map(|queue| Transmitter::new(queue, pair, shared())),
             control,
             shared: shared(),
+            index: pair,
+            preemption: Preemption::new(),
             port_gone,
             port_empty: false,
         };

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
+use super::trials::{SPELL, Trials, cpu_time};
 
 /// Wakings or looks that are judged together.
 const WINDOW: u32 = 32;
@@ -23,10 +23,6 @@ const MANY: u32 = 4;
 /// Bounds of the delay: a timer is no more exact than the one, and nobody should wait longer than the other.
 const SHORTEST: Duration = Duration::from_micros(20);
 const LONGEST: Duration = Duration::from_millis(1);
-/// Windows after which the driver rings again for one, to see what it does then.
-const SPELL: u32 = 16;
-/// Most windows to leave the driver alone.
-const MOST_REST: u32 = 128;
 
 /// What there was from a point in time on.
 #[derive(Debug)]
@@ -59,9 +55,7 @@ pub(super) struct Moderation {
     count: Option<Count>,
     /// The driver does not ring.
     spell: Option<Spell>,
-    /// Windows to leave the driver alone, now and after the next spell that does not pay.
-    rest: u32,
-    next_rest: u32,
+    trials: Trials,
 }
 
 /// A time without doorbells.
@@ -79,7 +73,7 @@ struct Spell {
 
 impl Moderation {
     pub(super) fn new() -> Self {
-        Self { fresh: 0, count: None, spell: None, rest: 0, next_rest: 1 }
+        Self { fresh: 0, count: None, spell: None, trials: Trials::new() }
     }
 
     /// How long the queue is not to be looked at yet.
@@ -122,11 +116,7 @@ impl Moderation {
                 let each = used.saturating_sub(count.used) / count.times;
                 let (rate, many) = (count.rate(now), count.frames >= MANY * count.times);
                 self.count = Some(Count::new(now, used));
-                if self.rest > 0 {
-                    self.rest -= 1;
-                    return None;
-                }
-                if many || window > each * DEAR * WINDOW {
+                if !self.trials.are_due() || many || window > each * DEAR * WINDOW {
                     return None;
                 }
                 let delay = (each * LONG).clamp(SHORTEST, LONGEST);
@@ -164,18 +154,8 @@ impl Moderation {
     /// From now on the driver rings again.
     fn end(&mut self, paid: bool) {
         (self.spell, self.count) = (None, None);
-        if paid {
-            (self.rest, self.next_rest) = (0, 1);
-        } else {
-            self.rest = self.next_rest;
-            self.next_rest = (self.next_rest * 2).min(MOST_REST);
-        }
+        self.trials.ended(paid);
     }
-}
-
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::backend::Port;
 use super::buffers::descriptor;
 use super::control::Control;
+use super::preemption::Preemption;
 use super::rx::Receiver;
 use super::state::Shared;
 use super::tx::Transmitter;
@@ -60,6 +61,9 @@ pub(super) struct Pair {
     pub tx: Option<Transmitter>,
     pub control: Option<Control>,
     pub shared: Arc<Shared>,
+    /// Which pair it is.
+    pub index: u16,
+    pub preemption: Preemption,
     /// The back end's end of the cable is not to be used any more.
     pub port_gone: bool,
     /// There was no frame when the port was last asked, and it has not become ready since: asking again
@@ -260,6 +264,10 @@ impl Handler for Pair {
                     Plan::default()
                 })
             };
+            // It sleeps now, unless there is more to do.
+            if plan.timeout != Some(Duration::ZERO) {
+                self.preemption.served(self.shared.counters.of(self.index).bytes());
+            }
             if self.wait(&plan, stop) {
                 return self.take_back();
             }

@@ -195,7 +195,13 @@ fn sockets() -> Allowed {
 }
 
 fn net() -> Allowed {
-    sockets().ioctls(&ioctls::TAP).ioctls(&ioctls::VHOST_SERVE)
+    sockets()
+        .ioctls(&ioctls::TAP)
+        .ioctls(&ioctls::VHOST_SERVE)
+        // Whether this thread, woken up, interrupts a vCPU.
+        .when(SYS_sched_getscheduler, &[Is(0, 0)])
+        .when(SYS_sched_setscheduler, &[Is(0, 0), Is(1, number(SCHED_OTHER))])
+        .when(SYS_sched_setscheduler, &[Is(0, 0), Is(1, number(SCHED_BATCH))])
 }
 
 fn virtio_console() -> Allowed {
