@@ -12,9 +12,11 @@ pub mod console;
 pub mod device;
 pub mod interrupt;
 pub mod net;
+mod preemption;
 pub mod queue;
 pub mod rng;
 pub mod transport;
+mod trials;
 pub mod vsock;
 pub mod worker;
 

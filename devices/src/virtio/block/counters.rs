@@ -48,6 +48,11 @@ pub(super) struct QueueCounters {
 }
 
 impl QueueCounters {
+    /// Bytes that were read or written.
+    pub(super) fn bytes(&self) -> u64 {
+        self.read_bytes.get().wrapping_add(self.written_bytes.get())
+    }
+
     /// A request was answered `latency` after it was taken.
     pub(super) fn answered(&self, request: &Request, ok: bool, latency: Duration) {
         let (count, bytes) = match request {

@@ -20,6 +20,7 @@ use super::request::{Bounds, Request, Status};
 use super::slot::Slot;
 use crate::mutex::lock;
 use crate::token_bucket::RECHECK;
+use crate::virtio::preemption::Preemption;
 use crate::virtio::queue::{Broken, Queue};
 use crate::virtio::worker::Handler;
 
@@ -59,6 +60,7 @@ pub(super) struct QueueWorker {
     /// The time, unless it has passed since it was asked for.
     now: Option<Instant>,
     polling: Polling,
+    preemption: Preemption,
 }
 
 impl QueueWorker {
@@ -82,6 +84,7 @@ impl QueueWorker {
             unsubmitted: 0,
             now: None,
             polling: Polling::never(),
+            preemption: Preemption::new(),
         }
     }
 
@@ -432,6 +435,10 @@ impl Handler for QueueWorker {
                     Some(Duration::ZERO)
                 })
             };
+            if timeout != Some(Duration::ZERO) {
+                let bytes = self.counters().bytes();
+                self.preemption.served(bytes);
+            }
             let asleep = (timeout.is_none() && self.polling.is_possible()).then(Instant::now);
             let stopped = self.wait(stop, timeout);
             if let Some(asleep) = asleep {

@@ -16,12 +16,10 @@ mod filter;
 pub mod header;
 mod link;
 mod moderation;
-mod preemption;
 mod rx;
 mod state;
 mod stream;
 pub mod tap;
-mod trials;
 mod tx;
 pub mod vhost;
 mod worker;
@@ -30,6 +28,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::device::{Activation, DeviceId, RestoreError, VirtioDevice, read_config};
+use super::preemption::Preemption;
 use super::queue::Queue;
 use super::worker::Worker;
 use crate::thread::Role;
@@ -37,7 +36,6 @@ use crate::token_bucket::SharedLimiter;
 
 use self::control::Control;
 use self::filter::Filter;
-use self::preemption::Preemption;
 use self::rx::Receiver;
 use self::state::{Settings, Shared, State};
 use self::tx::Transmitter;

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::trials::{SPELL, Trials, cpu_time};
+use crate::virtio::trials::{SPELL, Trials, cpu_time};
 
 /// Wakings or looks that are judged together.
 const WINDOW: u32 = 32;

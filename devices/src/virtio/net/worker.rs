@@ -12,11 +12,11 @@ use vmm_sys_util::eventfd::EventFd;
 use super::backend::Port;
 use super::buffers::descriptor;
 use super::control::Control;
-use super::preemption::Preemption;
 use super::rx::Receiver;
 use super::state::Shared;
 use super::tx::Transmitter;
 use super::vhost::path::KernelPath;
+use crate::virtio::preemption::Preemption;
 use crate::virtio::queue::{Broken, Queue};
 use crate::virtio::worker::Handler;
 

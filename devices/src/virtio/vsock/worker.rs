@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::packet::{self, Header, Packet, op};
 use super::streams::{self, Streams, Wake};
 use crate::virtio::chain::Chain;
+use crate::virtio::preemption::Preemption;
 use crate::virtio::queue::{Broken, Queue};
 use crate::virtio::worker::{self, Handler};
 
@@ -59,6 +60,8 @@ pub(super) struct Exchange {
     more: Vec<Chain>,
     /// The driver has yet to be told that all connections are gone.
     transport_reset: bool,
+    /// Bytes of streams that were carried, either way.
+    carried: u64,
 }
 
 impl Exchange {
@@ -77,7 +80,7 @@ impl Exchange {
         let tx = tx.map(Sender::new);
         let new_chains = |lane: &Lane| (0..PACKETS_AT_ONCE).map(|_| lane.queue.chain()).collect();
         let more = rx.as_ref().map(new_chains).unwrap_or_default();
-        let exchange = Self { streams, rx, tx, event, more, transport_reset };
+        let exchange = Self { streams, rx, tx, event, more, transport_reset, carried: 0 };
         for queue in exchange.queues() {
             exchange.streams.watch(borrow(queue.doorbell()), streams::DOORBELL)?;
         }
@@ -150,8 +153,9 @@ impl Exchange {
                 return queue.enable_doorbell();
             }
             self.streams.deliver(&packets[..popped]);
-            for Packet { chain, .. } in &packets[..popped] {
+            for Packet { header, chain } in &packets[..popped] {
                 queue.push(chain.head(), 0);
+                self.carried = self.carried.wrapping_add(header.len.into());
             }
             taken += popped;
         }
@@ -181,9 +185,12 @@ impl Exchange {
             };
             chain.write(0, &header.encode()).map_err(|_| Broken::Request)?;
             queue.push(chain.head(), header.total());
+            self.carried = self.carried.wrapping_add(header.len.into());
             // Who sends as much as fits sends more.
             if header.op == op::RW && header.total() as usize == chain.writable_len() {
-                given += give_more(queue, &mut self.more, &mut self.streams)?;
+                let (packets, bytes) = give_more(queue, &mut self.more, &mut self.streams)?;
+                given += packets;
+                self.carried = self.carried.wrapping_add(bytes.into());
             }
         }
         queue.signal();
@@ -192,6 +199,7 @@ impl Exchange {
 
     fn serve(&mut self, stop: &EventFd) {
         let mut events = [MaybeUninit::<Event>::uninit(); EVENTS];
+        let mut preemption = Preemption::new();
         loop {
             self.streams.tick();
             let patience = match self.turn() {
@@ -204,6 +212,9 @@ impl Exchange {
                     return wait(stop);
                 }
             };
+            if patience != Some(Duration::ZERO) {
+                preemption.served(self.carried);
+            }
             let timeout = patience.and_then(|patience| Timespec::try_from(patience).ok());
             // Interrupted by a signal: looked at again.
             let happened = epoll::wait(self.streams.epoll(), &mut events, timeout.as_ref());
@@ -249,12 +260,12 @@ fn pop(queue: &mut Queue, chain: &mut Chain) -> Result<bool, Broken> {
 }
 
 /// Gives the guest more of the stream whose turn it is, as many packets as there are buffers and
-/// chains for; how many.
+/// chains for; how many, and how many bytes.
 fn give_more(
     queue: &mut Queue,
     chains: &mut [Chain],
     streams: &mut Streams,
-) -> Result<usize, Broken> {
+) -> Result<(usize, u32), Broken> {
     let mut popped = 0;
     for chain in &mut *chains {
         if !pop(queue, chain)? {
@@ -262,7 +273,8 @@ fn give_more(
         }
         popped += 1;
     }
-    let (mut header, mut left) = streams.more_data(&chains[..popped]).unwrap_or_default();
+    let (mut header, bytes) = streams.more_data(&chains[..popped]).unwrap_or_default();
+    let mut left = bytes;
     let mut given = 0;
     for chain in &chains[..popped] {
         if left == 0 {
@@ -276,7 +288,7 @@ fn give_more(
         queue.push(chain.head(), header.total());
         given += 1;
     }
-    Ok(given)
+    Ok((given, bytes))
 }
 
 fn wait(stop: &EventFd) {

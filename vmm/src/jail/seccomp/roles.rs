@@ -157,8 +157,17 @@ fn vcpu() -> Allowed {
         .one_of(SYS_fcntl, 1, &numbers([F_DUPFD_CLOEXEC]))
 }
 
+/// Whether this thread, woken up, interrupts a vCPU.
+fn preemption() -> Allowed {
+    Allowed::default()
+        .when(SYS_sched_getscheduler, &[Is(0, 0)])
+        .when(SYS_sched_setscheduler, &[Is(0, 0), Is(1, number(SCHED_OTHER))])
+        .when(SYS_sched_setscheduler, &[Is(0, 0), Is(1, number(SCHED_BATCH))])
+}
+
 fn block() -> Allowed {
     waits()
+        .and(&preemption())
         .calls(&[
             SYS_pread64,
             SYS_pwrite64,
@@ -195,13 +204,7 @@ fn sockets() -> Allowed {
 }
 
 fn net() -> Allowed {
-    sockets()
-        .ioctls(&ioctls::TAP)
-        .ioctls(&ioctls::VHOST_SERVE)
-        // Whether this thread, woken up, interrupts a vCPU.
-        .when(SYS_sched_getscheduler, &[Is(0, 0)])
-        .when(SYS_sched_setscheduler, &[Is(0, 0), Is(1, number(SCHED_OTHER))])
-        .when(SYS_sched_setscheduler, &[Is(0, 0), Is(1, number(SCHED_BATCH))])
+    sockets().and(&preemption()).ioctls(&ioctls::TAP).ioctls(&ioctls::VHOST_SERVE)
 }
 
 fn virtio_console() -> Allowed {
@@ -215,6 +218,7 @@ fn virtio_console() -> Allowed {
 
 fn vsock() -> Allowed {
     sockets()
+        .and(&preemption())
         .and(&epoll())
         .calls(&[SYS_accept4, SYS_connect])
         .one_of(SYS_socket, 0, &numbers([AF_UNIX]))

@@ -1,8 +1,8 @@
-//! Whether this thread, woken up for a frame, takes the processor from a vCPU at once, as the kernel has it by default, or
-//! waits until the vCPU has nothing more to do (SCHED_BATCH, sched(7)). By then there are more frames, and what
+//! Whether a worker's thread, woken up for a request, takes the processor from a vCPU at once, as the kernel has it by
+//! default, or waits until the vCPU has nothing more to do (SCHED_BATCH, sched(7)). By then there are more requests, and what
 //! one interrupt costs is for all of them.
 //!
-//! Where there are processors enough it makes no difference. Where a frame's answer is waited for it may cost time. So it is
+//! Where there are processors enough it makes no difference. Where each answer is waited for it costs time. So it is
 //! tried only when being woken up takes a good part of all the time there is, and kept only while clearly more
 //! bytes pass than before; where they do not it is left alone, longer each time.
 #![allow(unsafe_code)] // sched_setscheduler(2), which C libraries may not have.
@@ -13,6 +13,8 @@ use super::trials::{SPELL, Trials, cpu_time};
 
 /// Wakings that are judged together.
 const WINDOW: u32 = 64;
+/// Wakings after which it shows that each answer is waited for.
+const FIRST: u32 = 8;
 /// Wakings are worth sparing where one comes within so many times of what it takes.
 const DEAR: u32 = 10;
 /// What has to pass more, in percent.
@@ -28,6 +30,15 @@ struct Count {
     used: Duration,
     bytes: u64,
     wakings: u32,
+}
+
+impl Count {
+    /// The time since then, and bytes a second.
+    fn rate(&self, bytes: u64, now: Instant) -> (Duration, u64) {
+        let time = now.saturating_duration_since(self.since);
+        let passed = u128::from(bytes.wrapping_sub(self.bytes)) * 1_000_000;
+        (time, u64::try_from(passed / time.as_micros().max(1)).unwrap_or(u64::MAX))
+    }
 }
 
 /// A time in which no vCPU is interrupted.
@@ -51,6 +62,7 @@ pub(super) struct Preemption {
 }
 
 impl Preemption {
+    /// For the thread that says what it has [served](Self::served).
     pub(super) fn new() -> Self {
         Self { count: None, last: None, spell: None, trials: Trials::new(), possible: None }
     }
@@ -81,29 +93,34 @@ impl Preemption {
             return;
         };
         count.wakings += 1;
-        if count.wakings < WINDOW {
-            return;
-        }
-        let Count { since, used: used_before, bytes: bytes_before, wakings } = *count;
-        let (time, used) = (now.saturating_duration_since(since), used());
-        *count = Count { since: now, used, bytes, wakings: 0 };
-        let passed = u128::from(bytes.wrapping_sub(bytes_before)) * 1_000_000;
-        let rate = u64::try_from(passed / time.as_micros().max(1)).unwrap_or(u64::MAX);
+        let (wakings, first) = (count.wakings, count.wakings == FIRST);
+        let whole = wakings == WINDOW;
         match &mut self.spell {
-            None => {
-                let each = used.saturating_sub(used_before) / wakings;
+            None if whole => {
+                let used = used();
+                let each = used.saturating_sub(count.used) / wakings;
+                let (time, rate) = count.rate(bytes, now);
+                self.count = Some(Count { since: now, used, bytes, wakings: 0 });
                 if self.trials.are_due() && time <= each * DEAR * wakings {
                     self.spell = Some(Spell { rate, windows: 0 });
                 }
             }
-            Some(spell) => {
-                spell.windows += 1;
-                let pays = rate.saturating_mul(100) >= spell.rate.saturating_mul(GAIN);
+            Some(spell) if whole || first && spell.windows == 0 => {
+                let (_, rate) = count.rate(bytes, now);
+                let least = if whole { GAIN } else { 100 };
+                let pays = rate.saturating_mul(100) >= spell.rate.saturating_mul(least);
+                if whole {
+                    spell.windows += 1;
+                }
                 if !pays || spell.windows == SPELL {
                     self.spell = None;
                     self.trials.ended(pays);
                 }
+                if whole || !pays {
+                    self.count = Some(Count { since: now, used: used(), bytes, wakings: 0 });
+                }
             }
+            _ => {}
         }
     }
 }

@@ -1,4 +1,4 @@
-//! [`Trials`]: what ways of working have in common that are tried out on a stream of frames and kept only while they pay.
+//! [`Trials`]: what ways of working have in common that are tried out on a stream of requests and kept only while they pay.
 
 use std::time::Duration;
 
