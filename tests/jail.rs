@@ -1,6 +1,6 @@
 //! What a guest's VMM can still do once its guest runs, seen from outside: by the kernel's word about each of its
 //! threads, and by having threads try what they may not.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, unsafe_code, missing_docs)]
 
 mod support;
 
@@ -90,6 +90,25 @@ fn status(folder: &Path, key: &str) -> Option<String> {
     line.map(str::to_owned)
 }
 
+/// How the kernel runs a thread that asks for no speculation (Documentation/userspace-api/spec_ctrl.rst), where it lets
+/// threads choose: store bypass, and indirect branches.
+fn without_speculation() -> [Option<String>; 2] {
+    let asked = std::thread::spawn(|| {
+        for what in [libc::PR_SPEC_STORE_BYPASS, libc::PR_SPEC_INDIRECT_BRANCH] {
+            // SAFETY: changes how this thread is run.
+            unsafe {
+                libc::prctl(libc::PR_SET_SPECULATION_CTRL, what, libc::PR_SPEC_DISABLE, 0, 0)
+            };
+        }
+        speculation(Path::new("/proc/thread-self"))
+    });
+    asked.join().unwrap()
+}
+
+fn speculation(thread: &Path) -> [Option<String>; 2] {
+    ["Speculation_Store_Bypass", "SpeculationIndirectBranch"].map(|key| status(thread, key))
+}
+
 kvm_tests! {
     fn every_thread_is_filtered_and_has_no_rights_and_no_files() {
         if !am_root() {
@@ -103,6 +122,7 @@ kvm_tests! {
             for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
                 is(set, "0000000000000000");
             }
+            assert_eq!(speculation(&folder), without_speculation(), "{name}");
             // Nobody's user but its own.
             let uid: u32 = status(&folder, "Uid").unwrap().split_whitespace().next().unwrap().parse().unwrap();
             assert_eq!(uid, 0x7000_0000 + jailed.pid.unsigned_abs(), "{name}");

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rustix::thread::{CoreSchedulingScope, core_scheduling_cookie, gettid};
 use serde::{Deserialize, Serialize};
 
 use super::{meminfo, read};
@@ -30,7 +31,7 @@ pub struct Host {
     /// Controllers of the control groups, version 2; none with version 1.
     #[serde(default)]
     pub controllers: BTreeSet<String>,
-    /// Whether the kernel can keep siblings of a core to tasks that trust each other
+    /// Whether there are siblings, and the kernel can keep those of a core to tasks that trust each other
     /// (`CONFIG_SCHED_CORE`, Linux 5.14).
     #[serde(default)]
     pub core_scheduling: bool,
@@ -265,12 +266,10 @@ pub(super) fn huge_pages(root: &Path, folder: &str) -> Vec<HugePages> {
     pools
 }
 
-/// Whether the kernel was built with `CONFIG_SCHED_CORE`, as far as its configuration lies in
-/// `/boot`; where it does not, no: siblings are kept apart by placement then.
+/// Whether the kernel that runs on `root` has it, and siblings to keep apart: else it knows no cookies (PR_SCHED_CORE_GET
+/// of prctl(2)).
 fn core_scheduling(root: &Path) -> bool {
-    let release = read(root, "proc/sys/kernel/osrelease").unwrap_or_default();
-    let config = read(root, &format!("boot/config-{release}")).unwrap_or_default();
-    config.lines().any(|line| line == "CONFIG_SCHED_CORE=y")
+    root == Path::new("/") && core_scheduling_cookie(gettid(), CoreSchedulingScope::Thread).is_ok()
 }
 
 fn file_system(root: &Path, folder: &Path) -> Option<FileSystem> {
