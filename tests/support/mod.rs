@@ -85,6 +85,23 @@ macro_rules! kvm_tests {
 #[allow(unused_imports)]
 pub(crate) use kvm_tests;
 
+/// Declares tests that run on PCI and on MMIO: functions that take the transport, and what else is given.
+#[allow(unused_macros)] // Each test target uses its own part.
+macro_rules! on_pci_and_mmio {
+    ($($name:ident: $test:ident($($argument:expr),*);)+) => {
+        mod pci {
+            use super::*;
+            $(#[test] fn $name() { $test("pci" $(, $argument)*); })+
+        }
+        mod mmio {
+            use super::*;
+            $(#[test] fn $name() { $test("mmio" $(, $argument)*); })+
+        }
+    };
+}
+#[allow(unused_imports)]
+pub(crate) use on_pci_and_mmio;
+
 /// What a finished process left.
 #[derive(Debug)]
 pub struct Finished {
