@@ -1,11 +1,14 @@
 //! Interfaces of the host that guests are connected to, and iperf3 between the two.
 
+use std::fs;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use tempfile::TempDir;
 
+use super::guests::busybox;
 use super::{Running, tool};
 
 /// Number of the next interface of this process. Tests of other processes run in other hosts, or one after the other.
@@ -84,6 +87,25 @@ impl Drop for Interface {
 /// Whether the host has an interface of that name.
 pub fn interface_exists(name: &str) -> bool {
     std::path::Path::new("/sys/class/net").join(name).exists()
+}
+
+/// A DHCP server on an interface of the host, which has one `address` to lease, and its folder. What it does it says on
+/// standard error.
+pub fn dhcp_server(interface: &Interface, address: &str) -> (Running, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let [config, leases, pid] = ["config", "leases", "pid"].map(|name| folder.path().join(name));
+    let text = format!(
+        "interface {}\nstart {address}\nend {address}\nmax_leases 1\noption subnet 255.255.255.0\noption router {}\n\
+         lease_file {}\npidfile {}\n",
+        interface.name(),
+        interface.host(),
+        leases.display(),
+        pid.display()
+    );
+    fs::write(&config, text).unwrap();
+    fs::write(&leases, "").unwrap();
+    let mut command = Command::new(busybox());
+    (Running::start(command.args(["udhcpd", "-f"]).arg(config)), folder)
 }
 
 /// An iperf3 server at an address of the host.
