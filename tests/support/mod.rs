@@ -308,6 +308,14 @@ pub fn tool(command: &str) -> String {
     text
 }
 
+/// The control socket of the guest `name`.
+#[track_caller]
+pub fn socket_of(name: &str) -> PathBuf {
+    let output = carve().args(["inspect", name]).output().unwrap();
+    let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    all[0]["socket"].as_str().unwrap().into()
+}
+
 /// Whether there is the program `name`; CARVE_REQUIRE_TOOLS makes its absence a failure.
 pub fn program(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
