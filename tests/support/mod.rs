@@ -12,6 +12,7 @@ pub mod networks;
 pub mod payload;
 pub mod ptrace;
 pub mod pty;
+pub mod rates;
 pub mod scene;
 pub mod user;
 pub mod work;

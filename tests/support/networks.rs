@@ -53,7 +53,12 @@ impl Interface {
 
     /// How many frames have come from the guest.
     pub fn frames_from_guest(&self) -> u64 {
-        let path = format!("/sys/class/net/{}/statistics/rx_packets", self.name);
+        self.counted("rx_packets")
+    }
+
+    /// What the host's kernel has counted, by the name that it has there: `rx` is what comes from the guest.
+    pub fn counted(&self, what: &str) -> u64 {
+        let path = format!("/sys/class/net/{}/statistics/{what}", self.name);
         std::fs::read_to_string(path).unwrap().trim().parse().unwrap()
     }
 
@@ -65,6 +70,11 @@ impl Interface {
     /// The address of the `number`th guest, counted from 1.
     pub fn guest(&self, number: u32) -> String {
         self.address(1 + number)
+    }
+
+    /// The address of all of them.
+    pub fn broadcast(&self) -> String {
+        self.address(255)
     }
 
     /// The command by which the `number`th guest takes its address.
