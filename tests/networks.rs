@@ -215,9 +215,6 @@ fn long_streams_and_datagrams_get_through_in_both_directions_on_mmio() {
     iperf3_gets_through(",mtu=9000", "--transport mmio");
 }
 
-/// Ends traffic before the guest powers off, which breaks the queues under its driver.
-const DOWN: &str = "ip link set eth0 down";
-
 /// Has streams each `carry` what it can: several, one of which alone waits for its window.
 fn streams(
     listener: &TcpListener,
@@ -238,7 +235,7 @@ fn a_guest_sends_and_receives_as_many_bytes_a_second_as_its_limits_say() {
     let host = listener.local_addr().unwrap();
     let script = format!(
         "{}; echo up=yes; all() {{ for n in $(seq 8); do socat -u $1 $2 2>/dev/null & done; }}; \
-         all OPEN:/dev/zero TCP:{host}; wait; all TCP:{host} OPEN:/dev/null; read line; {DOWN}",
+         all OPEN:/dev/zero TCP:{host}; wait; all TCP:{host} OPEN:/dev/null; read line",
         tap.set_up(1)
     );
     // Frames are longer than what is let through at once.
@@ -265,7 +262,7 @@ fn a_guest_sends_and_receives_as_many_packets_a_second_as_its_limits_say() {
     host.set_broadcast(true).unwrap();
     let all = format!("{}:7001", tap.broadcast());
     let script = format!(
-        "{}; socat -u -b 200 OPEN:/dev/zero UDP4-DATAGRAM:{all},broadcast & echo up=yes; read line; kill %1; {DOWN}",
+        "{}; socat -u -b 200 OPEN:/dev/zero UDP4-DATAGRAM:{all},broadcast & echo up=yes; read line; kill %1",
         tap.set_up(1)
     );
     let net = format!("tap={},tx_packets=300,rx_packets=200", tap.name());
