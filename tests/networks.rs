@@ -3,16 +3,20 @@
 
 mod support;
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use support::Running;
 use support::guests::{BOOT, DEFAULT, Guest, assert_clean, value};
+use support::host::until;
 use support::networks::{
-    Interface, interface, interface_exists, iperf3, iperf3_datagrams, iperf3_rate, iperf3_server,
+    Interface, dhcp_server, interface, interface_exists, iperf3, iperf3_datagrams, iperf3_rate,
+    iperf3_server,
 };
+use support::rates::assert_limits;
 use support::user::User;
 
 /// A Debian with iperf3 and the other programs, on a network.
@@ -77,20 +81,71 @@ fn a_tap_that_is_not_there_is_made_and_goes_with_the_guest() {
     assert!(!interface_exists("made-e2e"));
 }
 
+/// Two guests on a bridge, one on PCI and one on MMIO.
 #[test]
-fn guests_on_one_bridge_reach_each_other_and_leave_nothing_on_it() {
+fn guests_on_one_bridge_exchange_streams_and_datagrams_unharmed_and_leave_nothing_on_it() {
     let bridge = Interface::bridge();
-    let net = format!("bridge={}", bridge.name());
-    let script = format!("{}; echo up=yes; read line", bridge.set_up(1));
-    let mut first = guest(&net).start(Some(&script));
+    let guest = |transport: &str| {
+        guest(&format!("bridge={}", bridge.name())).with(&format!("--transport {transport}"))
+    };
+    // The one sends back what comes, and says what it was.
+    let script = format!(
+        "{}; iperf3 --server >/dev/null & \
+         socat -t 60 TCP-LISTEN:7000,reuseaddr SYSTEM:'tee /tmp/in' & echo up=yes; read line; md5sum </tmp/in | sed 's/^/sum=/'",
+        bridge.set_up(1)
+    );
+    let mut first = guest("pci").start(Some(&script));
     first.wait_for("up=yes", BOOT);
-    let script = format!("{}; {}", bridge.set_up(2), ping(&bridge.guest(1)));
-    let log = guest(&net).run(&script).expect(0).text();
-    assert_eq!(value(&log, "answers"), "3");
+    let other = bridge.guest(1);
+    let script = format!(
+        "{}; {}; {}; head -c 8M /dev/urandom >/tmp/out; md5sum </tmp/out | sed 's/^/sum=/'; \
+         socat -t 60 - TCP:{other}:7000 </tmp/out | cmp - /tmp/out && echo same=yes",
+        bridge.set_up(2),
+        ping(&other),
+        both_ways(&other)
+    );
+    let log = guest("mmio").run(&script).expect(0).text();
+    assert_eq!((value(&log, "answers"), value(&log, "same")), ("3", "yes"), "{log}");
+    assert_went_both_ways(&log);
     first.send(b"\n");
-    assert_clean(&first.finish(BOOT).expect(0).text());
+    let of_first = first.finish(BOOT).expect(0).text();
+    assert_clean(&of_first);
+    assert_eq!(value(&of_first, "sum"), value(&log, "sum"));
     let ports = format!("/sys/class/net/{}/brif", bridge.name());
     assert_eq!(std::fs::read_dir(ports).unwrap().count(), 0);
+}
+
+/// The guest asks on its bridge for an address, and is reached at that.
+#[track_caller]
+fn leases(transport: &str) {
+    let bridge = Interface::bridge();
+    let leased = bridge.guest(99);
+    let (server, _folder) = dhcp_server(&bridge, &leased);
+    let script = format!(
+        "busybox udhcpc -i eth0 -n -q -s /etc/udhcpc/default.script >/dev/null 2>&1 || echo bad=dhcp; \
+         echo address=$(ip -4 -o addr show eth0 | tr -s ' ' | cut -d' ' -f4); echo router=$(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p'); {}; \
+         echo listening; socat -u TCP-LISTEN:7000 - | sed 's/^/heard=/'",
+        ping(&bridge.host())
+    );
+    let net = format!("bridge={}", bridge.name());
+    let mut running = guest(&net).with(&format!("--transport {transport}")).start(Some(&script));
+    running.wait_for("listening", BOOT);
+    until(|| {
+        TcpStream::connect((leased.as_str(), 7000))
+            .is_ok_and(|mut stream| stream.write_all(b"the host\n").is_ok())
+    });
+    let log = running.finish(BOOT).expect(0).text();
+    assert_clean(&log);
+    assert!(!log.contains("bad="), "{log}");
+    let found = ["address", "router", "answers", "heard"].map(|key| value(&log, key));
+    assert_eq!(found, [&format!("{leased}/24"), &bridge.host(), "3", "the host"]);
+    server.signal(libc::SIGTERM);
+    let said = server.finish(Duration::from_secs(20)).stderr;
+    assert!(said.contains(&format!("sending ACK to {leased}")), "{said}");
+}
+
+support::on_pci_and_mmio! {
+    a_guest_on_a_bridge_is_reached_at_the_address_it_leases: leases();
 }
 
 #[test]
@@ -114,35 +169,21 @@ fn an_unplugged_cable_is_seen_by_the_guest() {
     assert_eq!(value(&log, "carrier"), "0");
 }
 
-/// Bits a second between guest and host for two seconds.
-#[track_caller]
-fn rate(options: &str, direction: &str) -> f64 {
-    let tap = Interface::tap();
-    let server = iperf3_server(&tap.host());
-    let measure = iperf3(&tap.host(), &format!("--time 2 {direction}"));
-    let script = format!("{}; {measure}", tap.set_up(1));
-    let log = guest(&format!("tap={}{options}", tap.name())).run(&script).expect(0).text();
-    drop(server);
-    iperf3_rate(&log)
-}
-
-/// Streams and datagrams get through, out and in.
-#[track_caller]
-fn iperf3_gets_through(options: &str, arguments: &str) {
-    let tap = Interface::tap();
-    let (host, server) = (tap.host(), iperf3_server(&tap.host()));
+/// The commands by which a guest exchanges streams and datagrams with an iperf3 server, for [`assert_went_both_ways`].
+fn both_ways(server: &str) -> String {
     // Datagrams as long as a packet may be without being cut.
     let datagrams = "--time 2 --bitrate 4M --length $(($(cat /sys/class/net/eth0/mtu)-28))";
-    let script = [
-        tap.set_up(1),
-        iperf3(&host, "--time 2"),
-        iperf3(&host, "--time 2 --reverse"),
-        iperf3_datagrams(&host, datagrams),
-        iperf3_datagrams(&host, &format!("{datagrams} --reverse")),
+    let commands = [
+        iperf3(server, "--time 2"),
+        iperf3(server, "--time 2 --reverse"),
+        iperf3_datagrams(server, datagrams),
+        iperf3_datagrams(server, &format!("{datagrams} --reverse")),
     ];
-    let guest = guest(&format!("tap={}{options}", tap.name())).with(arguments);
-    let log = guest.run(&script.join("; ")).expect(0).text();
-    drop(server);
+    commands.join("; ")
+}
+
+#[track_caller]
+fn assert_went_both_ways(log: &str) {
     let ends: Vec<_> =
         log.match_indices("iperf3=").map(|(at, _)| at).skip(1).chain([log.len()]).collect();
     assert_eq!(ends.len(), 4, "{log}");
@@ -151,6 +192,17 @@ fn iperf3_gets_through(options: &str, arguments: &str) {
     for (end, least) in ends.into_iter().zip(least) {
         assert!(iperf3_rate(&log[..end]) > least, "{log}");
     }
+}
+
+/// Streams and datagrams get through, out and in.
+#[track_caller]
+fn iperf3_gets_through(options: &str, arguments: &str) {
+    let tap = Interface::tap();
+    let (host, server) = (tap.host(), iperf3_server(&tap.host()));
+    let guest = guest(&format!("tap={}{options}", tap.name())).with(arguments);
+    let log = guest.run(&format!("{}; {}", tap.set_up(1), both_ways(&host))).expect(0).text();
+    drop(server);
+    assert_went_both_ways(&log);
 }
 
 #[test]
@@ -163,14 +215,71 @@ fn long_streams_and_datagrams_get_through_in_both_directions_on_mmio() {
     iperf3_gets_through(",mtu=9000", "--transport mmio");
 }
 
+/// Has streams each `carry` what it can: several, one of which alone waits for its window.
+fn streams(
+    listener: &TcpListener,
+    carry: fn(&TcpStream) -> io::Result<u64>,
+) -> [Arc<TcpStream>; 8] {
+    [(); 8].map(|()| {
+        let stream = Arc::new(listener.accept().unwrap().0);
+        let carried = Arc::clone(&stream);
+        thread::spawn(move || carry(&carried));
+        stream
+    })
+}
+
 #[test]
-fn what_a_guest_sends_and_receives_is_bounded() {
-    // The first second has a tenth more; headers count, too.
-    for (options, direction) in [(",tx_bandwidth=1MB/s", ""), (",rx_bandwidth=1MB/s", "--reverse")]
-    {
-        let rate = rate(options, direction);
-        assert!((3e6..10e6).contains(&rate), "{rate} bits a second with {options}");
+fn a_guest_sends_and_receives_as_many_bytes_a_second_as_its_limits_say() {
+    let tap = Interface::tap();
+    let listener = TcpListener::bind((tap.host(), 0)).unwrap();
+    let host = listener.local_addr().unwrap();
+    let script = format!(
+        "{}; echo up=yes; all() {{ for n in $(seq 8); do socat -u $1 $2 2>/dev/null & done; }}; \
+         all OPEN:/dev/zero TCP:{host}; wait; all TCP:{host} OPEN:/dev/null; read line",
+        tap.set_up(1)
+    );
+    // Frames are longer than what is let through at once.
+    let net = format!("tap={},tx_bandwidth=400kB/s,rx_bandwidth=500kB/s", tap.name());
+    let mut running = guest(&net).start(Some(&script));
+    running.wait_for("up=yes", BOOT);
+    let start = Instant::now();
+    let sent = streams(&listener, |mut stream| io::copy(&mut stream, &mut io::sink()));
+    assert_limits([("bytes sent", 400_000)], || (start.elapsed(), [tap.counted("rx_bytes")]));
+    for stream in sent {
+        let _ = stream.shutdown(Shutdown::Both);
     }
+    let _received = streams(&listener, |mut stream| io::copy(&mut io::repeat(0), &mut stream));
+    assert_limits([("bytes received", 500_000)], || (start.elapsed(), [tap.counted("tx_bytes")]));
+    running.send(b"\n");
+    assert_clean(&running.finish(BOOT).expect(0).text());
+}
+
+/// Datagrams to everybody: no answer to ARP is lost among them.
+#[test]
+fn a_guest_sends_and_receives_as_many_packets_a_second_as_its_limits_say() {
+    let tap = Interface::tap();
+    let host = UdpSocket::bind((tap.host(), 0)).unwrap();
+    host.set_broadcast(true).unwrap();
+    let all = format!("{}:7001", tap.broadcast());
+    let script = format!(
+        "{}; socat -u -b 200 OPEN:/dev/zero UDP4-DATAGRAM:{all},broadcast & echo up=yes; read line; kill %1",
+        tap.set_up(1)
+    );
+    let net = format!("tap={},tx_packets=300,rx_packets=200", tap.name());
+    let mut running = guest(&net).with("--transport mmio").start(Some(&script));
+    running.wait_for("up=yes", BOOT);
+    // As long as there is a tap; what it has no room for is lost.
+    thread::spawn(move || {
+        while host.send_to(&[0; 200], &all).is_ok() {
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let start = Instant::now();
+    assert_limits([("packets sent", 300), ("packets received", 200)], || {
+        (start.elapsed(), ["rx_packets", "tx_packets"].map(|name| tap.counted(name)))
+    });
+    running.send(b"\n");
+    assert_clean(&running.finish(BOOT).expect(0).text());
 }
 
 /// Everything that needs no right on the host: every device there is, jailed as strictly as can be.

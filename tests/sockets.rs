@@ -75,20 +75,9 @@ fn echoes(transport: &str, mib: usize) {
     assert_clean(&guest.finish(LONG).expect(0).text());
 }
 
-#[test]
-fn a_program_of_the_guest_echoes_over_a_socket_on_pci() {
-    // A gigabyte, and some.
-    echoes("pci", 1024);
-}
-
-#[test]
-fn a_program_of_the_guest_echoes_over_a_socket_on_mmio() {
-    echoes("mmio", 64);
-}
-
-#[test]
-fn the_guest_connects_to_programs_of_the_host() {
-    let (guest, folder) = with_vsock("pci");
+#[track_caller]
+fn guest_connects(transport: &str) {
+    let (guest, folder) = with_vsock(transport);
     let listener = UnixListener::bind(folder.path().join("v_7000")).unwrap();
     let host = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
@@ -108,9 +97,9 @@ fn the_guest_connects_to_programs_of_the_host() {
     assert_eq!(value(&log, "refused"), "1");
 }
 
-#[test]
-fn a_thousand_connections_at_once_each_have_their_own_bytes() {
-    let (guest, folder) = with_vsock("pci");
+#[track_caller]
+fn thousand_connections(transport: &str) {
+    let (guest, folder) = with_vsock(transport);
     let script = "socat VSOCK-LISTEN:1024,fork,reuseaddr,backlog=1024 PIPE & echo listening; read line; kill %1";
     let mut guest = guest.with("--memory 1GiB").start(Some(script));
     guest.wait_for("listening", BOOT);
@@ -126,4 +115,11 @@ fn a_thousand_connections_at_once_each_have_their_own_bytes() {
     drop(streams);
     guest.send(b"\n");
     assert_clean(&guest.finish(LONG).expect(0).text());
+}
+
+support::on_pci_and_mmio! {
+    // A gigabyte, and some.
+    a_program_of_the_guest_echoes_over_a_socket: echoes(1024);
+    the_guest_connects_to_programs_of_the_host: guest_connects();
+    a_thousand_connections_at_once_each_have_their_own_bytes: thousand_connections();
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{guests, tool};
+use super::tool;
 
 /// An empty disk that goes away with the test.
 pub struct Scratch {
@@ -94,7 +94,7 @@ impl Scratch {
 }
 
 /// The command of a guest that has fio fill part of `device` by the job `options` and read all of it back, each block with
-/// a checksum of its own. What it found is printed for [`Fio::of`].
+/// a checksum of its own. What it found is printed for [`Fio::all`].
 pub fn fio(device: &str, options: &str) -> String {
     format!(
         "fio --name=job --thread --minimal --eta=never --output=/tmp/fio --filename={device} --direct=1 \
@@ -113,14 +113,17 @@ pub struct Fio {
 }
 
 impl Fio {
-    /// Reads the last result off a guest's output. Any error that fio met, a wrong checksum above all, fails the test.
+    /// Reads the results off a guest's output. Any error that fio met, a wrong checksum above all, fails the test.
     #[track_caller]
-    pub fn of(log: &str) -> Self {
-        let result = guests::value(log, "fio");
-        let (status, numbers) = result.split_once(',').unwrap();
-        let numbers: Vec<u64> = numbers.split(';').filter_map(|n| n.parse().ok()).collect();
-        let [error, read, written] = numbers[..] else { panic!("fio said {result}:\n{log}") };
-        assert_eq!((status, error), ("0", 0), "fio met an error:\n{log}");
-        Self { read, written }
+    pub fn all(log: &str) -> Vec<Self> {
+        let mut all = Vec::new();
+        for result in log.lines().filter_map(|line| line.trim().strip_prefix("fio=")) {
+            let (status, numbers) = result.split_once(',').unwrap();
+            let numbers: Vec<u64> = numbers.split(';').filter_map(|n| n.parse().ok()).collect();
+            let [error, read, written] = numbers[..] else { panic!("fio said {result}:\n{log}") };
+            assert_eq!((status, error), ("0", 0), "fio met an error:\n{log}");
+            all.push(Self { read, written });
+        }
+        all
     }
 }

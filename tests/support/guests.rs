@@ -43,6 +43,12 @@ pub fn root_image(kind: &str) -> &'static Path {
     Path::new(image.unwrap_or_else(|| panic!("no root {kind}: run `cargo xtask guest` as root")))
 }
 
+/// The busybox of the guests, which runs anywhere.
+#[track_caller]
+pub fn busybox() -> &'static Path {
+    Path::new(manifest()["busybox"].as_str().unwrap())
+}
+
 /// The default kernel of the tests.
 pub const DEFAULT: &str = "debian-6.1-cloud";
 

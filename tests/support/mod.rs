@@ -12,6 +12,7 @@ pub mod networks;
 pub mod payload;
 pub mod ptrace;
 pub mod pty;
+pub mod rates;
 pub mod scene;
 pub mod user;
 pub mod work;
@@ -84,6 +85,23 @@ macro_rules! kvm_tests {
 }
 #[allow(unused_imports)]
 pub(crate) use kvm_tests;
+
+/// Declares tests that run on PCI and on MMIO: functions that take the transport, and what else is given.
+#[allow(unused_macros)] // Each test target uses its own part.
+macro_rules! on_pci_and_mmio {
+    ($($name:ident: $test:ident($($argument:expr),*);)+) => {
+        mod pci {
+            use super::*;
+            $(#[test] fn $name() { $test("pci" $(, $argument)*); })+
+        }
+        mod mmio {
+            use super::*;
+            $(#[test] fn $name() { $test("mmio" $(, $argument)*); })+
+        }
+    };
+}
+#[allow(unused_imports)]
+pub(crate) use on_pci_and_mmio;
 
 /// What a finished process left.
 #[derive(Debug)]
@@ -289,6 +307,14 @@ pub fn tool(command: &str) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}\n{text}{errors}", output.status);
     text
+}
+
+/// The control socket of the guest `name`.
+#[track_caller]
+pub fn socket_of(name: &str) -> PathBuf {
+    let output = carve().args(["inspect", name]).output().unwrap();
+    let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    all[0]["socket"].as_str().unwrap().into()
 }
 
 /// Whether there is the program `name`; CARVE_REQUIRE_TOOLS makes its absence a failure.

@@ -1,11 +1,14 @@
 //! Interfaces of the host that guests are connected to, and iperf3 between the two.
 
+use std::fs;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use tempfile::TempDir;
 
+use super::guests::busybox;
 use super::{Running, tool};
 
 /// Number of the next interface of this process. Tests of other processes run in other hosts, or one after the other.
@@ -50,7 +53,12 @@ impl Interface {
 
     /// How many frames have come from the guest.
     pub fn frames_from_guest(&self) -> u64 {
-        let path = format!("/sys/class/net/{}/statistics/rx_packets", self.name);
+        self.counted("rx_packets")
+    }
+
+    /// What the host's kernel has counted, by the name that it has there: `rx` is what comes from the guest.
+    pub fn counted(&self, what: &str) -> u64 {
+        let path = format!("/sys/class/net/{}/statistics/{what}", self.name);
         std::fs::read_to_string(path).unwrap().trim().parse().unwrap()
     }
 
@@ -62,6 +70,11 @@ impl Interface {
     /// The address of the `number`th guest, counted from 1.
     pub fn guest(&self, number: u32) -> String {
         self.address(1 + number)
+    }
+
+    /// The address of all of them.
+    pub fn broadcast(&self) -> String {
+        self.address(255)
     }
 
     /// The command by which the `number`th guest takes its address.
@@ -84,6 +97,25 @@ impl Drop for Interface {
 /// Whether the host has an interface of that name.
 pub fn interface_exists(name: &str) -> bool {
     std::path::Path::new("/sys/class/net").join(name).exists()
+}
+
+/// A DHCP server on an interface of the host, which has one `address` to lease, and its folder. What it does it says on
+/// standard error.
+pub fn dhcp_server(interface: &Interface, address: &str) -> (Running, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let [config, leases, pid] = ["config", "leases", "pid"].map(|name| folder.path().join(name));
+    let text = format!(
+        "interface {}\nstart {address}\nend {address}\nmax_leases 1\noption subnet 255.255.255.0\noption router {}\n\
+         lease_file {}\npidfile {}\n",
+        interface.name(),
+        interface.host(),
+        leases.display(),
+        pid.display()
+    );
+    fs::write(&config, text).unwrap();
+    fs::write(&leases, "").unwrap();
+    let mut command = Command::new(busybox());
+    (Running::start(command.args(["udhcpd", "-f"]).arg(config)), folder)
 }
 
 /// An iperf3 server at an address of the host.
