@@ -43,7 +43,7 @@ impl Jailed {
         host.carve(&run).ok();
         until(|| host.carve("logs web").out.contains("driving"));
         let pid = host.pid("web");
-        Some(Self { host, pid, _files: (kernel, disk) })
+        Some(Self { host, pid, _files: (kernel, disk) }.violated())
     }
 
     fn start(flags: &str) -> Self {
@@ -66,6 +66,12 @@ impl Jailed {
             }
         }
         jailed
+    }
+
+    /// One whose threads are to make forbidden calls.
+    fn violated(mut self) -> Self {
+        self.host.has_violations = true;
+        self
     }
 
     fn proc(&self) -> PathBuf {
@@ -189,7 +195,7 @@ kvm_tests! {
         if !am_root() {
             return;
         }
-        let jailed = Jailed::start("");
+        let jailed = Jailed::start("").violated();
         let monitor = jailed.host.inspect("web")["monitor_pid"].as_i64().unwrap();
         let (clerk, monitor) = (clerk_of(jailed.pid), i32::try_from(monitor).unwrap());
         for (pid, process, call, name) in [

@@ -55,7 +55,7 @@ fn host() -> Divided {
     tool(&format!("mount -o loop {} {folder}", kept("disk").display()));
     fs::create_dir_all(root.path().join("run")).unwrap();
     tool(&format!("mount -t tmpfs -o mode=755 run {folder}/run"));
-    Divided::on(Host { root })
+    Divided::on(Host { root, has_violations: false })
 }
 
 /// What is promised of this host.

@@ -12,6 +12,8 @@ use super::{carve, payload};
 /// A user's guests, in a folder of their own; all of them are killed in the end.
 pub struct Host {
     pub root: TempDir,
+    /// Whether a process that made a forbidden call is what the test is about.
+    pub has_violations: bool,
 }
 
 /// What a command answered.
@@ -41,7 +43,7 @@ impl Said {
 
 impl Host {
     pub fn new() -> Self {
-        Self { root: tempfile::tempdir().unwrap() }
+        Self { root: tempfile::tempdir().unwrap(), has_violations: false }
     }
 
     pub fn command(&self, arguments: &str) -> Command {
@@ -114,8 +116,17 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        let guests = std::fs::read_dir(self.root.path().join("state/guests"));
+        let messages =
+            guests.into_iter().flatten().flatten().filter_map(|guest| {
+                std::fs::read_to_string(guest.path().join("messages.log")).ok()
+            });
+        let violation = messages.into_iter().find(|text| text.contains("filter forbids"));
         for guest in self.guests() {
             self.carve(&format!("rm -f {}", guest["id"].as_str().unwrap()));
+        }
+        if !self.has_violations && !std::thread::panicking() {
+            assert_eq!(violation, None, "a filter lacks what is needed");
         }
     }
 }

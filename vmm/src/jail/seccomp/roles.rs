@@ -318,6 +318,10 @@ pub(super) fn records() -> Allowed {
     ])
 }
 
+/// linux/prctl.h.
+const PR_SCHED_CORE: u32 = 62;
+const PR_SCHED_CORE_GET: u32 = 0;
+
 /// What a process outside the jail may do once it hears what a VMM says: files by their names, control groups among
 /// them, and sockets of this host's programs. No other program, process or network.
 pub(super) fn outside() -> Allowed {
@@ -344,6 +348,8 @@ pub(super) fn outside() -> Allowed {
             SYS_getppid,
             SYS_pidfd_open,
         ])
+        // Whether the host has siblings to keep apart is part of what there is to give.
+        .when(SYS_prctl, &[Is(0, PR_SCHED_CORE), Is(1, PR_SCHED_CORE_GET)])
         // Who lives holds a lock, and lists of files are read.
         .one_of(SYS_fcntl, 1, &numbers([F_SETLK, F_GETLK, F_DUPFD_CLOEXEC, F_SETFL, F_SETFD]))
         .one_of(SYS_socket, 0, &numbers([AF_UNIX]))
