@@ -15,6 +15,8 @@ use crate::virtio::queue::{Broken, Queue};
 
 /// Frames handed to the back end at once, which some send by one call.
 const AHEAD: usize = 32;
+/// Bytes after which the driver gets back what was sent, while the rest is sent: copying them takes longer than that.
+const PIECE: usize = 64 << 10;
 
 /// Serves one transmit queue.
 pub(super) struct Transmitter {
@@ -26,6 +28,8 @@ pub(super) struct Transmitter {
     /// How many those are, and how many of them the rate limit has let through.
     popped: usize,
     admitted: usize,
+    /// Used entries that the driver cannot see yet.
+    staged: u16,
     moderation: Moderation,
     shared: Arc<Shared>,
 }
@@ -34,7 +38,7 @@ impl Transmitter {
     pub(super) fn new(queue: Queue, pair: u16, shared: Arc<Shared>) -> Self {
         let chains = (0..AHEAD).map(|_| queue.chain()).collect();
         let moderation = Moderation::new();
-        Self { pair, chains, popped: 0, admitted: 0, moderation, shared, queue }
+        Self { pair, chains, popped: 0, admitted: 0, staged: 0, moderation, shared, queue }
     }
 
     pub(super) fn queue(&self) -> &Queue {
@@ -71,9 +75,13 @@ impl Transmitter {
         let mut done = 0;
         let wait = self.send_batch(port, &mut done);
         // Before a broken chain may have come good ones.
-        self.queue.publish(done);
+        self.publish();
         self.queue.signal();
         wait
+    }
+
+    fn publish(&mut self) {
+        self.queue.publish(std::mem::take(&mut self.staged));
     }
 
     fn send_batch(&mut self, port: &mut dyn Port, done: &mut u16) -> Result<Wait, Broken> {
@@ -128,15 +136,19 @@ impl Transmitter {
         let mut result = Ok(());
         while sent < self.admitted && result.is_ok() {
             let from = sent;
-            match self.send_some(port, &self.chains[sent..self.admitted]) {
+            match self.send_some(port, piece(&self.chains[sent..self.admitted])) {
                 Ok(count) => sent += count,
                 // The frame goes with the back end.
                 Err(wait @ Wait::Gone(_)) => (sent, result) = (sent + 1, Err(wait)),
                 Err(wait) => result = Err(wait),
             }
             for chain in &self.chains[from..sent] {
-                self.queue.stage(*done, chain.head(), 0);
+                self.queue.stage(self.staged, chain.head(), 0);
+                self.staged += 1;
                 *done += 1;
+            }
+            if sent < self.admitted {
+                self.publish();
             }
         }
         if sent < self.popped {
@@ -182,6 +194,17 @@ impl Transmitter {
     }
 }
 
+/// The first of `frames`: as many as are a [`PIECE`], one at least.
+fn piece(frames: &[Chain]) -> &[Chain] {
+    let mut bytes = 0;
+    let count = frames.iter().take_while(|frame| {
+        let before = bytes;
+        bytes += frame.readable_len();
+        before < PIECE
+    });
+    &frames[..count.count()]
+}
+
 /// Bytes of the frame in a chain; in an error, of what is none.
 fn frame_len(chain: &Chain) -> Result<usize, usize> {
     let len = chain.readable_len().saturating_sub(header::LEN);
@@ -194,3 +217,7 @@ pub(super) fn is_gone(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
     matches!(kind, BrokenPipe | ConnectionReset | NotConnected)
 }
+
+#[cfg(test)]
+#[path = "tx_test.rs"]
+mod tx_test;
