@@ -134,6 +134,16 @@ kvm_tests! {
             assert_eq!(uid, 0x7000_0000 + jailed.pid.unsigned_abs(), "{name}");
             assert_eq!(status(&folder, "Groups").unwrap().trim(), "", "{name}");
         }
+        // As much memory locked as rings take, no cores, and no more threads than its devices need: a vCPU, a disk's
+        // queue with what the kernel may begin for its 256 entries, and 64.
+        let limits = fs::read_to_string(jailed.proc().join("limits")).unwrap();
+        let limit = |name: &str| {
+            let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().take(2).map(|word| word.parse().unwrap()).collect::<Vec<u64>>()
+        };
+        assert_eq!(limit("Max core file size"), [0, 0]);
+        assert!(limit("Max locked memory").iter().all(|&bytes| bytes <= 8 << 20));
+        assert_eq!(limit("Max processes"), [64 + 1 + 257; 2]);
         let root = jailed.proc().join("root");
         assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
         let error = fs::write(root.join("file"), "").unwrap_err();

@@ -46,6 +46,7 @@ pub use change::{Action, ActionKind};
 pub use overhead::overhead;
 pub use present::{Booking, Footing, HostCpus, Origin, Placed, Present, StoredVolume};
 pub use reservation::Reservation;
+pub use tasks::tasks;
 
 use crate::Size;
 use crate::config::Name;

@@ -16,7 +16,7 @@ const PASST: u64 = 8;
 /// device, 8 more for one that is `user`, and 2 for each port of the console. No guest makes its VMM begin more; who takes over
 /// a VMM, or passt, must not fill the host with processes.
 #[must_use]
-pub(super) fn tasks(vm: &VmConfig) -> u64 {
+pub fn tasks(vm: &VmConfig) -> u64 {
     let disks = vm.disk.values();
     let disks = disks.map(|disk| u64::from(disk.queues) * (1 + u64::from(disk.queue_size)));
     let nets = vm.net.values().map(|net| {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
+use resources::plan::tasks;
+
 use super::books::{self, Books};
 use super::live::{Alive, Letter};
 use super::record::{Ended, Record};
@@ -184,6 +186,7 @@ fn guest(
             last_words,
             sockets,
             lender: books.lender(),
+            threads: Some(tasks(&guest.config)),
         },
         outside: Some(Rc::clone(books) as Rc<dyn Outside>),
         pins: share.pins.clone(),

@@ -29,6 +29,8 @@ pub struct Confinement {
     pub sockets: Option<PathBuf>,
     /// A process (a pidfd) that has made namespaces for it, see [`prepare_namespaces`].
     pub lender: Option<OwnedFd>,
+    /// The most threads that the guest's devices ever need, where that is known.
+    pub threads: Option<u64>,
 }
 
 /// Why a process could not be confined.
@@ -70,7 +72,7 @@ impl Confinement {
     /// No confinement: for tests, in whose process others go on.
     pub fn none() -> Self {
         let settings = Settings { jail: Switch::Off, seccomp: seccomp::Mode::Off };
-        Self { settings, last_words: None, sockets: None, lender: None }
+        Self { settings, ..Self::default() }
     }
 
     /// Gives everything up that is not needed from here on. The process must have no other thread. Returns where
@@ -82,7 +84,7 @@ impl Confinement {
         privileges::keep_memory_private();
         if jail != Switch::Off {
             let strict = jail == Switch::Strict;
-            moved = close(strict, self.sockets.as_deref(), self.lender)?;
+            moved = close(strict, self.sockets.as_deref(), self.lender, self.threads)?;
         }
         if seccomp == seccomp::Mode::On {
             seccomp::violation::report_to(self.last_words)
@@ -99,6 +101,7 @@ fn close(
     strict: bool,
     sockets: Option<&Path>,
     lender: Option<OwnedFd>,
+    threads: Option<u64>,
 ) -> Result<Option<PathBuf>, Error> {
     let needed = |what| move |source| Error::Needed { what, source };
     let wanted = |what, done: io::Result<()>| match done {
@@ -118,6 +121,8 @@ fn close(
     // Sockets of this user's programs are out of the reach of another.
     let change_user = sockets.is_none() && !namespaces::is_nested();
     if change_user && rustix::process::geteuid().is_root() {
+        let limited = threads.map_or(Ok(()), privileges::limit_threads);
+        limited.map_err(needed("set resource limits"))?;
         wanted("become a user of its own", privileges::change_user())?;
     }
     privileges::drop_capabilities().map_err(needed("drop capabilities"))?;

@@ -6,7 +6,9 @@ use std::fs;
 use std::io;
 use std::os::fd::RawFd;
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
 /// The first of the users that VMMs become. The numbers from here up to 2^31 are nobody's by convention
@@ -57,9 +59,26 @@ pub fn clear_environment() {
     unsafe { libc::clearenv() };
 }
 
-/// Leaves no memory of a guest in core dumps.
+/// The most memory that a VMM may keep from being swapped out (mlock(2)): rings of disks are that to kernels before 5.12.
+/// Guest memory is the host's to swap.
+const LOCKED: u64 = 8 << 20;
+
+/// Leaves no memory of a guest in core dumps, and locks next to none.
 pub fn limit() -> io::Result<()> {
-    Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    bound(Resource::Memlock, LOCKED)
+}
+
+/// Has this process's user, who is nobody else, run so many threads at most.
+pub fn limit_threads(most: u64) -> io::Result<()> {
+    bound(Resource::Nproc, most)
+}
+
+/// Lowers a limit for good, if it is not lower.
+fn bound(resource: Resource, most: u64) -> io::Result<()> {
+    let lowered = |limit: Option<u64>| Some(limit.map_or(most, |limit| limit.min(most)));
+    let Rlimit { current, maximum } = getrlimit(resource);
+    Ok(setrlimit(resource, Rlimit { current: lowered(current), maximum: lowered(maximum) })?)
 }
 
 /// Becomes a user and group of this process's own, in no other group. For root.
