@@ -11,8 +11,11 @@ const SPAN: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(2);
 /// For a guest on a busy host to begin.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How often less may be counted: a busy machine keeps a guest from running for seconds, and no limit lets more through.
+const SPANS: usize = 3;
 
-/// Asserts that each counter counts as much in ten seconds as its limit a second says, within a twentieth. They are read
+/// Asserts that each counter counts as much in ten seconds as its limit a second says, within a twentieth; at most that at any
+/// rate, and as much in one of three times. They are read
 /// together, with the time that they are of.
 #[track_caller]
 pub fn assert_limits<const N: usize>(
@@ -26,15 +29,23 @@ pub fn assert_limits<const N: usize>(
         assert!(Instant::now() < deadline, "{limits:?}: from {first:?} to {:?}", read().1);
         thread::sleep(Duration::from_millis(100));
     }
-    thread::sleep(SETTLE);
-    let (start, before) = read();
-    thread::sleep(SPAN);
-    let (end, after) = read();
-    for (index, (what, limit)) in limits.into_iter().enumerate() {
-        let rate = per_second(after[index] - before[index], end - start);
-        say(&format!("{what}: {rate:.1} a second, of {limit}"));
-        let limit = per_second(limit, Duration::from_secs(1));
-        assert_within(rate, 0.95 * limit..=1.05 * limit, what);
+    for span in 1..=SPANS {
+        thread::sleep(SETTLE);
+        let (start, before) = read();
+        thread::sleep(SPAN);
+        let (end, after) = read();
+        let mut is_reached = true;
+        for (index, (what, limit)) in limits.into_iter().enumerate() {
+            let rate = per_second(after[index] - before[index], end - start);
+            say(&format!("{what}: {rate:.1} a second, of {limit}"));
+            let limit = per_second(limit, Duration::from_secs(1));
+            let least = if span == SPANS { 0.95 * limit } else { 0.0 };
+            assert_within(rate, least..=1.05 * limit, what);
+            is_reached &= rate >= 0.95 * limit;
+        }
+        if is_reached {
+            return;
+        }
     }
 }
 
