@@ -14,9 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How often less may be counted: a busy machine keeps a guest from running for seconds, and no limit lets more through.
 const SPANS: usize = 3;
 
-/// Asserts that each counter counts as much in ten seconds as its limit a second says, within a twentieth; at most that at any
-/// rate, and as much in one of three times. They are read
-/// together, with the time that they are of.
+/// Asserts that each counter counts as much in ten seconds as its limit a second says, within a twentieth: never more, and
+/// as much in one of three times. They are read together, with the time that they are of.
 #[track_caller]
 pub fn assert_limits<const N: usize>(
     limits: [(&str, u64); N],

@@ -13,19 +13,7 @@ payload! {
     "mov eax, 0x100001",
     "xor edx, edx",
     "wrmsr",
-    // Interrupt gate 0x31 in a table at 0x10_2000: offset, selector 0x10, present, type 14.
-    "lea rax, [rip + 5f]",
-    "mov ebx, 0x102000",
-    "mov [rbx + 0x310], ax",
-    "mov word ptr [rbx + 0x312], 0x10",
-    "mov word ptr [rbx + 0x314], 0x8e00",
-    "shr rax, 16",
-    "mov [rbx + 0x316], ax",
-    "mov qword ptr [rbx + 0x318], 0",
-    "sub rsp, 16",
-    "mov word ptr [rsp], 0xfff",
-    "mov [rsp + 2], rbx",
-    "lidt [rsp]",
+    handle_interrupts!("bx"),
     // Local APIC: software enable, and its timer, periodic, vector 0x31; KVM's counts nanoseconds.
     "mov ebx, 0xfee00000",
     "mov dword ptr [rbx + 0xf0], 0x1ff",
@@ -61,21 +49,7 @@ payload! {
     busy:
     // The others' trampoline, in real mode at 0x3000.
     "mov word ptr [0x3000], 0xfeeb",
-    // x2APIC mode: IA32_APIC_BASE bits 11 and 10, then spurious vector register 0x80f.
-    "mov ecx, 0x1b",
-    "rdmsr",
-    "or eax, 0xc00",
-    "wrmsr",
-    "mov ecx, 0x80f",
-    "mov eax, 0x1ff",
-    "xor edx, edx",
-    "wrmsr",
-    // Interrupt command register 0x830: INIT, then SIPI at page 3, to all excluding self.
-    "mov ecx, 0x830",
-    "mov eax, 0x000c4500",
-    "wrmsr",
-    "mov eax, 0x000c4603",
-    "wrmsr",
+    start_others!(),
     "2: mov ecx, 2000000",
     "3: dec ecx",
     "jnz 3b",

@@ -99,6 +99,62 @@ macro_rules! print_rbx {
     };
 }
 
+/// Has interrupt 0x31 handled at the label `5` further on, by a gate in a table at 0x10_2000: offset, selector 0x10,
+/// present, type 14. Leaves the table's address in the register, named without its first letter; changes RAX and RSP.
+macro_rules! handle_interrupts {
+    ($register:literal) => {
+        concat!(
+            "lea rax, [rip + 5f]\n",
+            "mov e",
+            $register,
+            ", 0x102000\n",
+            "mov [r",
+            $register,
+            " + 0x310], ax\n",
+            "mov word ptr [r",
+            $register,
+            " + 0x312], 0x10\n",
+            "mov word ptr [r",
+            $register,
+            " + 0x314], 0x8e00\n",
+            "shr rax, 16\n",
+            "mov [r",
+            $register,
+            " + 0x316], ax\n",
+            "mov qword ptr [r",
+            $register,
+            " + 0x318], 0\n",
+            "sub rsp, 16\n",
+            "mov word ptr [rsp], 0xfff\n",
+            "mov [rsp + 2], r",
+            $register,
+            "\n",
+            "lidt [rsp]",
+        )
+    };
+}
+
+/// Starts all other vCPUs at page 3; changes RAX, RCX and RDX.
+macro_rules! start_others {
+    () => {
+        // x2APIC mode: IA32_APIC_BASE bits 11 and 10, then spurious vector register 0x80f. Interrupt command register
+        // 0x830: INIT, then SIPI, to all excluding self.
+        "mov ecx, 0x1b
+         rdmsr
+         or eax, 0xc00
+         wrmsr
+         mov ecx, 0x80f
+         mov eax, 0x1ff
+         xor edx, edx
+         wrmsr
+         mov ecx, 0x830
+         mov eax, 0x000c4500
+         wrmsr
+         mov eax, 0x000c4603
+         wrmsr"
+    };
+}
+
 mod ends;
 mod running;
 mod serial;

@@ -92,21 +92,7 @@ payload! {
     "mov ecx, 32",
     "rep movsb",
     "mov dword ptr [0x90000], 0",
-    // x2APIC mode: IA32_APIC_BASE bits 11 and 10, then spurious vector register 0x80f.
-    "mov ecx, 0x1b",
-    "rdmsr",
-    "or eax, 0xc00",
-    "wrmsr",
-    "mov ecx, 0x80f",
-    "mov eax, 0x1ff",
-    "xor edx, edx",
-    "wrmsr",
-    // Interrupt command register 0x830: INIT, then SIPI at page 3, to all excluding self.
-    "mov ecx, 0x830",
-    "mov eax, 0x000c4500",
-    "wrmsr",
-    "mov eax, 0x000c4603",
-    "wrmsr",
+    start_others!(),
     // ESI of the boot protocol is gone; the command line is at a fixed place: find `a=`.
     "mov esi, 0x20000",
     "2: lodsb",

@@ -62,19 +62,7 @@ payload! {
     /// first local APIC, enables the interrupt in the UART, and waits with `sti; hlt`. The handler
     /// prints `I` and powers off.
     interrupt:
-    // Interrupt gate 0x31 in a table at 0x10_2000: offset, selector 0x10, present, type 14.
-    "lea rax, [rip + 5f]",
-    "mov edi, 0x102000",
-    "mov [rdi + 0x310], ax",
-    "mov word ptr [rdi + 0x312], 0x10",
-    "mov word ptr [rdi + 0x314], 0x8e00",
-    "shr rax, 16",
-    "mov [rdi + 0x316], ax",
-    "mov qword ptr [rdi + 0x318], 0",
-    "sub rsp, 16",
-    "mov word ptr [rsp], 0xfff",
-    "mov [rsp + 2], rdi",
-    "lidt [rsp]",
+    handle_interrupts!("di"),
     // Local APIC: software enable, spurious vector 0xff.
     "mov ebx, 0xfee00000",
     "mov dword ptr [rbx + 0xf0], 0x1ff",

@@ -1,5 +1,23 @@
 //! Guests that drive a virtio device.
 
+/// Starts the device over MMIO at RDI: status and features, then queue 0 of four entries, at 0x11_0000.
+macro_rules! start_mmio {
+    () => {
+        "mov dword ptr [rdi + 0x70], 1
+         mov dword ptr [rdi + 0x70], 3
+         mov dword ptr [rdi + 0x24], 1
+         mov dword ptr [rdi + 0x20], 1
+         mov dword ptr [rdi + 0x70], 0xb
+         mov dword ptr [rdi + 0x30], 0
+         mov dword ptr [rdi + 0x38], 4
+         mov dword ptr [rdi + 0x80], 0x110000
+         mov dword ptr [rdi + 0x90], 0x111000
+         mov dword ptr [rdi + 0xa0], 0x112000
+         mov dword ptr [rdi + 0x44], 1
+         mov dword ptr [rdi + 0x70], 0xf"
+    };
+}
+
 /// Writes sectors of a disk, whose queue of four entries is at 0x11_0000 and whose doorbell R15 points at:
 /// write number n puts n into sector n modulo 2048. Says that it takes input. Prints a dot every 256 writes; after a byte was
 /// received, the number of writes, and powers off. A write that fails prints `E`, and powers off.
@@ -93,19 +111,8 @@ payload! {
     "mov ecx, 0x40",
     "mov esi, 0x80000000",
     "call 6f",
-    // Interrupt gate 0x31 in a table at 0x10_2000, and the local APIC.
-    "lea rax, [rip + 5f]",
-    "mov edi, 0x102000",
-    "mov [rdi + 0x310], ax",
-    "mov word ptr [rdi + 0x312], 0x10",
-    "mov word ptr [rdi + 0x314], 0x8e00",
-    "shr rax, 16",
-    "mov [rdi + 0x316], ax",
-    "mov qword ptr [rdi + 0x318], 0",
-    "sub rsp, 16",
-    "mov word ptr [rsp], 0xfff",
-    "mov [rsp + 2], rdi",
-    "lidt [rsp]",
+    handle_interrupts!("di"),
+    // The local APIC.
     "mov edi, 0xfee00000",
     "mov dword ptr [rdi + 0xf0], 0x1ff",
     // MSI-X vector 1.
@@ -179,19 +186,8 @@ payload! {
     "mov al, 0x52",
     "mov dx, 0x3f8",
     "out dx, al",
-    // Interrupt gate 0x31 in a table at 0x10_2000, the local APIC, and pin 16.
-    "lea rax, [rip + 5f]",
-    "mov ebx, 0x102000",
-    "mov [rbx + 0x310], ax",
-    "mov word ptr [rbx + 0x312], 0x10",
-    "mov word ptr [rbx + 0x314], 0x8e00",
-    "shr rax, 16",
-    "mov [rbx + 0x316], ax",
-    "mov qword ptr [rbx + 0x318], 0",
-    "sub rsp, 16",
-    "mov word ptr [rsp], 0xfff",
-    "mov [rsp + 2], rbx",
-    "lidt [rsp]",
+    handle_interrupts!("bx"),
+    // The local APIC, and pin 16.
     "mov ebx, 0xfee00000",
     "mov dword ptr [rbx + 0xf0], 0x1ff",
     "mov ebx, 0xfec00000",
@@ -199,20 +195,7 @@ payload! {
     "mov dword ptr [rbx + 0x10], 0",
     "mov dword ptr [rbx], 0x30",
     "mov dword ptr [rbx + 0x10], 0x31",
-    // Status and features.
-    "mov dword ptr [rdi + 0x70], 1",
-    "mov dword ptr [rdi + 0x70], 3",
-    "mov dword ptr [rdi + 0x24], 1",
-    "mov dword ptr [rdi + 0x20], 1",
-    "mov dword ptr [rdi + 0x70], 0xb",
-    // Queue 0: four entries, at 0x11_0000.
-    "mov dword ptr [rdi + 0x30], 0",
-    "mov dword ptr [rdi + 0x38], 4",
-    "mov dword ptr [rdi + 0x80], 0x110000",
-    "mov dword ptr [rdi + 0x90], 0x111000",
-    "mov dword ptr [rdi + 0xa0], 0x112000",
-    "mov dword ptr [rdi + 0x44], 1",
-    "mov dword ptr [rdi + 0x70], 0xf",
+    start_mmio!(),
     "mov ebp, 0x110000",
     "mov dword ptr [rbp], 0x113000",
     "mov dword ptr [rbp + 8], 16",
@@ -243,18 +226,7 @@ payload! {
     disk_mmio:
     "mov edi, 0xc0000000",
     "lea r15, [rdi + 0x50]",
-    "mov dword ptr [rdi + 0x70], 1",
-    "mov dword ptr [rdi + 0x70], 3",
-    "mov dword ptr [rdi + 0x24], 1",
-    "mov dword ptr [rdi + 0x20], 1",
-    "mov dword ptr [rdi + 0x70], 0xb",
-    "mov dword ptr [rdi + 0x30], 0",
-    "mov dword ptr [rdi + 0x38], 4",
-    "mov dword ptr [rdi + 0x80], 0x110000",
-    "mov dword ptr [rdi + 0x90], 0x111000",
-    "mov dword ptr [rdi + 0xa0], 0x112000",
-    "mov dword ptr [rdi + 0x44], 1",
-    "mov dword ptr [rdi + 0x70], 0xf",
+    start_mmio!(),
     write_disk!(),
 }
 
